@@ -1,0 +1,1 @@
+"""What every stage needs: strict configs, stage folders, the run's place in the world, and the console."""
