@@ -9,6 +9,7 @@ The digest names results: stage, its `VERSION`, its config and its parents' dige
 not name them: versions, hardware, wall time.
 """
 
+import os
 import platform
 import time
 from collections.abc import Mapping
@@ -92,8 +93,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """Operating system and processor, for the report; no host or user name."""
-    import os
-
     return {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count() or 1}
 
 

@@ -18,7 +18,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -63,37 +63,37 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_SCALARS = (
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0", lambda s: None),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda s: s.lower() == "true"),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789", lambda s: _int(s)),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-        lambda s: float(s.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".nan", "nan")
-                        .replace(".NaN", "nan").replace(".NAN", "nan")),
-    ),
-)  # fmt: skip
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_SCALARS: tuple[tuple[str, str, str, Callable[[str], Any]], ...] = (
+    ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789", lambda text: int(text, _base(text))),
+    ("float", _FLOAT, "-+.0123456789", lambda text: float(re.sub(r"\.(?=[iInN])", "", text))),
+)
 
 
-def _int(text: str) -> int:
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+def _base(text: str) -> int:
+    return {"0o": 8, "0x": 16}.get(text[:2], 10)
+
+
+def _scalar_constructor(convert: Callable[[str], Any]) -> Callable[[_Loader, yaml.ScalarNode], Any]:
+    return lambda loader, node: convert(node.value)
 
 
 _Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first, _convert in _SCALARS:
-    _regex = re.compile(f"^(?:{_pattern})$")
-    _first_characters = ["" if c == "\0" else c for c in _first]
-    _Loader.add_implicit_resolver(_tag, _regex, _first_characters)
-    _Loader.add_constructor(_tag, lambda loader, node, convert=_convert: convert(node.value))
+for _name, _pattern, _first, _convert in _SCALARS:
+    _tag = f"tag:yaml.org,2002:{_name}"
+    _Loader.add_implicit_resolver(
+        _tag, re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _name == "null" else [*_first]
+    )
+    _Loader.add_constructor(_tag, _scalar_constructor(_convert))
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -126,7 +126,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of `data` with each `a.b.0.c=value` applied; values are YAML."""
-    result = json.loads(json.dumps(data))
+    result: dict[str, Any] = json.loads(json.dumps(data))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

@@ -114,7 +114,7 @@ class Progress:
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "item") -> Iterator[Progress]:
-    """Report progress of long work: `with progress("train", total=steps, unit="step") as bar: bar.update(1, loss=x)`."""
+    """Report long work: `with progress("train", total=steps, unit="step") as bar: bar.update(1, loss=x)`."""
     bar = Progress(label, total, unit)
     try:
         yield bar

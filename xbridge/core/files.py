@@ -21,7 +21,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,7 +64,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Rows of a parquet file as dictionaries."""
-    return read_table(path, columns).to_pylist()
+    rows: list[dict[str, Any]] = read_table(path, columns).to_pylist()
+    return rows
 
 
 def sha256_of_path(path: Path) -> str:
