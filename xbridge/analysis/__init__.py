@@ -1,0 +1,1 @@
+"""Stages that read activations, weights and predictions, and the statistics they share."""
