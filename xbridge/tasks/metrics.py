@@ -1,0 +1,153 @@
+"""Scores of predictions, in the form the benchmarks print and, where the two differ, in a corrected form.
+
+| official-parity     | corrected        | why they differ                                                  |
+|---------------------|------------------|------------------------------------------------------------------|
+| `accuracy`          | `macro_accuracy` | a frequent class hides the others                                |
+| `span_f1` (seqeval) | `span_f1_strict` | seqeval lets any I- tag open a span; in IOB2 only a B- does      |
+
+`tag_accuracy` is the share of words with the right tag, for tag sets without spans. All are in [0, 1]; chrF and BLEU
+are in [0, 100], as sacrebleu prints them. An empty set of examples is an error of ours, not a score.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+Tags = Sequence[Sequence[str]]  # one list of tags per sentence, one tag per word
+Span = tuple[str, int, int]  # type, first word, last word
+S = TypeVar("S")
+
+# Scripts written without spaces between words: sacrebleu's 13a would score whole sentences as one word.
+_BLEU_TOKENIZERS = {"zho": "zh", "yue": "zh", "jpn": "char", "tha": "char", "lao": "char", "khm": "char", "mya": "char"}
+
+
+class Score(NamedTuple):
+    """One number of one metric over `n` examples."""
+
+    metric: str
+    value: float
+    n: int
+
+
+class F1(NamedTuple):
+    """Micro-averaged precision, recall and their harmonic mean; each is 0 where its denominator is 0."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """Share of examples whose prediction is the gold label."""
+    assert len(gold) == len(predicted) > 0
+    return sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold)
+
+
+def macro_accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """Mean over the classes that occur in `gold` of the share of their examples that are right (mean recall)."""
+    assert len(gold) == len(predicted) > 0
+    total = Counter(gold)
+    right = Counter(g for g, p in zip(gold, predicted, strict=True) if g == p)
+    return sum(right[label] / count for label, count in sorted(total.items())) / len(total)
+
+
+def tag_accuracy(gold: Tags, predicted: Tags) -> float:
+    """Share of words whose tag is right, over all sentences together."""
+    assert [len(tags) for tags in gold] == [len(tags) for tags in predicted]
+    return accuracy([t for tags in gold for t in tags], [t for tags in predicted for t in tags])
+
+
+def span_f1(gold: Tags, predicted: Tags) -> F1:
+    """Span precision, recall and F1 as seqeval 1.2.2 computes them by default (the form of XGLUE and XTREME)."""
+    assert [len(tags) for tags in gold] == [len(tags) for tags in predicted]
+    return _f1(set(lenient_spans(gold)), set(lenient_spans(predicted)))
+
+
+def span_f1_strict(gold: Tags, predicted: Tags) -> F1:
+    """Span precision, recall and F1 where a span is a B- tag and the I- tags of its type that follow (IOB2)."""
+    assert [len(tags) for tags in gold] == [len(tags) for tags in predicted]
+    in_gold = {(i, span) for i, tags in enumerate(gold) for span in strict_spans(tags)}
+    in_predicted = {(i, span) for i, tags in enumerate(predicted) for span in strict_spans(tags)}
+    return _f1(in_gold, in_predicted)
+
+
+def strict_spans(tags: Sequence[str]) -> list[Span]:
+    """IOB2 spans of one sentence; an I- tag that continues no span of its type belongs to none."""
+    spans: list[Span] = []
+    open_type: str | None = None
+    for i, tag in enumerate(tags):
+        prefix, _, kind = tag.partition("-")
+        if prefix == "B":
+            spans.append((kind, i, i))
+            open_type = kind
+        elif prefix == "I" and kind == open_type:
+            spans[-1] = (kind, spans[-1][1], i)
+        else:
+            open_type = None
+    return spans
+
+
+def lenient_spans(sentences: Tags) -> list[Span]:
+    """Spans of all sentences by the conlleval rules that seqeval 1.2.2 applies, positions counted over all of them.
+
+    A tag's first letter is its prefix, what follows (less a hyphen) its type, whatever the tag: so I-PER opens a span
+    after O or after another type, `NOUN` is a span of type `OUN`, and equal tags in a row are one span.
+    """
+    spans: list[Span] = []
+    before, before_kind, start = "O", "", 0
+    words = [tag for tags in sentences for tag in (*tags, "O")]
+    for i, tag in enumerate([*words, "O"]):
+        prefix, kind = tag[:1], tag[1:].split("-", maxsplit=1)[-1] or "_"
+        changed = kind != before_kind
+        closes = before in ("E", "S") or (before in ("B", "I") and prefix in ("B", "S", "O"))
+        if closes or (changed and before not in ("O", ".")):
+            spans.append((before_kind, start, i - 1))
+        opens = prefix in ("B", "S") or (before in ("E", "S", "O") and prefix in ("E", "I"))
+        if opens or (changed and prefix not in ("O", ".")):
+            start = i
+        before, before_kind = prefix, kind
+    return spans
+
+
+def _f1(gold: set[S], predicted: set[S]) -> F1:
+    right = len(gold & predicted)
+    precision = right / len(predicted) if predicted else 0.0
+    recall = right / len(gold) if gold else 0.0
+    return F1(precision, recall, 2 * precision * recall / (precision + recall) if right else 0.0)
+
+
+def most_frequent(counts: dict[str, int]) -> str:
+    """The label that a constant predictor says: the commonest in training, the first in the alphabet among equals."""
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def retrieval_accuracy(forward_hits: Sequence[bool], backward_hits: Sequence[bool]) -> float:
+    """Mean of the accuracies of the two directions."""
+    assert len(forward_hits) == len(backward_hits) > 0
+    return (sum(forward_hits) + sum(backward_hits)) / (2 * len(forward_hits))
+
+
+class Translation(NamedTuple):
+    """Corpus chrF (Popović 2015) and BLEU (Papineni et al. 2002), 0 to 100, with sacrebleu's signatures (Post 2018)."""
+
+    chrf: float
+    bleu: float
+    chrf_signature: str
+    bleu_signature: str
+
+
+def translation_scores(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> Translation:
+    """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser."""
+    import sacrebleu
+
+    assert len(hypotheses) == len(references) > 0
+    chrf = sacrebleu.CHRF()
+    bleu = sacrebleu.BLEU(tokenize=_BLEU_TOKENIZERS.get(target_lang.partition("_")[0], "13a"))
+    chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
+    bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
+    return Translation(
+        chrf=float(chrf_score.score),
+        bleu=float(bleu_score.score),
+        chrf_signature=str(chrf.get_signature()),
+        bleu_signature=str(bleu.get_signature()),
+    )
