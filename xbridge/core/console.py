@@ -68,12 +68,10 @@ class BarSink:
 
         tqdm.write(format_line(label, facts), file=sys.stderr)
 
-    def close(self, label: str | None = None) -> None:
-        """Remove the bar of `label`, or all bars."""
-        for name in [label] if label is not None else list(self._bars):
-            bar = self._bars.pop(name, None)
-            if bar is not None:
-                bar.close()
+    def close(self, prefix: str = "") -> None:
+        """Remove the bars whose label starts with `prefix`."""
+        for name in [name for name in self._bars if name.startswith(prefix)]:
+            self._bars.pop(name).close()
 
 
 _sink: Sink | None = None
@@ -91,6 +89,12 @@ def sink() -> Sink:
     if _sink is None:
         _sink = BarSink() if sys.stderr.isatty() else LineSink()
     return _sink
+
+
+def close_bars(prefix: str = "") -> None:
+    """Remove the bars whose label starts with `prefix`, where there are bars."""
+    if isinstance(_sink, BarSink):
+        _sink.close(prefix)
 
 
 def log(label: str, **facts: Any) -> None:

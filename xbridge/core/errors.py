@@ -1,4 +1,4 @@
-"""The one exception that is meant for a person: one line, exit code 2, no traceback."""
+"""Exceptions that are meant for a person: one line, no traceback. Exit code 2 for bad input, 128 + n for signal n."""
 
 
 class UserError(ValueError):
@@ -11,3 +11,16 @@ class ConfigError(UserError):
     def __init__(self, path: str, problem: str):
         super().__init__(f"{path}: {problem}" if path else problem)
         self.path = path
+
+
+class Interrupted(RuntimeError):
+    """A signal ended the work after it had saved what it could; running the same command again continues."""
+
+    def __init__(self, signum: int, message: str = "stopped by a signal"):
+        super().__init__(message)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's convention: 128 + signal number."""
+        return 128 + self.signum
