@@ -1,0 +1,1 @@
+"""Families of pretrained models, and loading and saving them."""

@@ -1,0 +1,45 @@
+"""metrics.jsonl: one JSON object per line, written as the run goes and cut back when it resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xbridge.core.errors import UserError
+from xbridge.core.files import write_text
+
+
+class MetricsLog:
+    """Lines with a `step`. With `writes` false (ranks above 0) nothing is written."""
+
+    def __init__(self, path: Path, *, writes: bool = True):
+        self.path, self._writes = path, writes
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line; it is on its way to the disk when this returns."""
+        if not self._writes:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}; free space and run again, it continues") from None
+
+    def cut(self, last_step: int) -> None:
+        """Drop the lines after `last_step`, and a line that a kill left half written."""
+        if not self._writes:
+            return
+        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= last_step]
+        write_text(self.path, "".join(line + "\n" for line in kept))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a metrics file, oldest first; a missing file has none."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break  # a crash of the machine can leave a damaged tail
+    return lines
