@@ -1,4 +1,4 @@
-"""What a study YAML may say. A section that belongs to a stage stays plain data here; the stage's `Config` parses it."""
+"""What a study YAML may say. Sections that belong to a stage stay plain data; the stage's `Config` parses them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
