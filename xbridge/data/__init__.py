@@ -1,0 +1,1 @@
+"""Corpora: where text comes from, how it is cleaned and split, and the tokenizer trained on it."""

@@ -1,0 +1,60 @@
+"""The data card: what the corpus holds, what was dropped and why, and where it comes from."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xbridge.data.bitext import Bitext
+from xbridge.data.languages import LANGUAGES
+from xbridge.data.splitting import ANCHOR_CHARACTERS
+
+if TYPE_CHECKING:
+    from xbridge.data.corpus import Config, Pool
+
+JACCARD_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def make_card(config: "Config", pool: "Pool", bitext: Bitext, jaccard: list[float]) -> dict[str, Any]:
+    """The content of card.json. `jaccard`: of every test string, the highest with a training string."""
+    pairs = Counter((row["target_lang"], row["split"]) for row in bitext.train + bitext.held_out)
+    mono = Counter((row["lang"], row["split"]) for row in bitext.mono)
+    retrieval = Counter(row["target_lang"] for row in bitext.retrieval)
+    languages = {
+        code: {
+            "name": LANGUAGES[code].name,
+            "script": LANGUAGES[code].script,
+            "family": LANGUAGES[code].family,
+            "read": pool.num_read[code],
+            "dropped": dict(sorted(pool.dropped[code].items())),
+            "leaks_removed": bitext.num_leaks.get(code, 0),
+            "pairs": {split: pairs[code, split] for split in ("train", "dev", "test")},
+            "mono": {split: mono[code, split] for split in ("train", "dev", "test")},
+            "retrieval": retrieval[code],
+        }
+        for code in config.languages
+    }
+    return {
+        "pivot": config.languages[0],
+        "languages": languages,
+        "nway": len(bitext.nway) // len(config.languages),
+        "near_duplicates": near_duplicate_statistics(jaccard),
+        "retrieval_rule": (
+            "no placeholder, digit or common word; no common run of "
+            f"{ANCHOR_CHARACTERS} characters, word boundaries included; no Latin run in another script's target"
+        ),
+        "sources": [source.load().describe(source.config) for source in config.sources],
+    }
+
+
+def near_duplicate_statistics(jaccard: list[float]) -> dict[str, Any]:
+    """Histogram and shares of the test strings' highest word Jaccard with a training string."""
+    values = np.array(jaccard, dtype=np.float64)
+    counts, _ = np.histogram(values, bins=np.array(JACCARD_EDGES))
+    return {
+        "num": len(jaccard),
+        "edges": list(JACCARD_EDGES),
+        "counts": counts.tolist(),
+        "share_at_least_0.6": float((values >= 0.6).mean()) if jaccard else 0.0,
+        "share_at_least_0.8": float((values >= 0.8).mean()) if jaccard else 0.0,
+    }
