@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("overrides", nargs="*", metavar="key=value")
     show.add_argument("--stage", choices=list(stages.MODULES), help="for the config of one stage: which")
     show.set_defaults(command=_show_config)
+    keys = config.add_parser("keys", help="list every key with its type, default and meaning")
+    keys.add_argument("what", nargs="?", default="study", help="study (default), a stage, or a plug-in's module")
+    keys.set_defaults(command=_config_keys)
     return parser
 
 
@@ -205,6 +208,27 @@ def _show_config(options: argparse.Namespace) -> int:
         raise UserError(f"{options.config}: which stage is it for? add `stage: NAME` or --stage NAME")
     data = {key: value for key, value in data.items() if key not in ("stage", "inputs", "labels")}
     print(_dump(canonical(parse(stages.load_stage(stage).Config, data))), end="")
+    return 0
+
+
+def _config_keys(options: argparse.Namespace) -> int:
+    from xbridge.study import keys
+    from xbridge.study.config import Study
+
+    what: str = options.what
+    if what == "study":
+        cls: type[Any] = Study
+    elif what in stages.MODULES:
+        cls = stages.load_stage(what).Config
+    elif "." in what:
+        try:
+            cls = keys.config_class(what)
+        except (ModuleNotFoundError, AttributeError):
+            raise UserError(f"{what}: no module of this name with a Config") from None
+    else:
+        raise UserError(f"{what}: give study, a stage ({', '.join(stages.MODULES)}) or a module, e.g. "
+                        "xbridge.objectives.translation")  # fmt: skip
+    print(keys.format_keys(keys.keys_of(cls)))
     return 0
 
 

@@ -16,12 +16,17 @@ from xbridge.core.files import (
 )
 
 
+def write_half_and_fail(target):
+    with atomic(target) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("killed here")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     target = tmp_path / "a.json"
     write_json(target, {"old": 1})
-    with pytest.raises(RuntimeError), atomic(target) as temporary:
-        temporary.write_text("half of the n")
-        raise RuntimeError("killed here")
+    with pytest.raises(RuntimeError):
+        write_half_and_fail(target)
     assert read_json(target) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

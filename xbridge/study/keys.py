@@ -1,0 +1,97 @@
+"""`xbridge config keys`: every key of a config, with type, default and the sentence that stands under its field."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import itertools
+import textwrap
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from xbridge.core.config import Plugin, canonical, plugin_names
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: its dotted path, what it takes, its default ("required" where it has none) and what it means."""
+
+    path: str
+    type: str
+    default: str
+    text: str
+
+
+def keys_of(cls: type[Any], prefix: str = "") -> list[Key]:
+    """Keys of a config dataclass, depth first; a plug-in's own keys are listed by `xbridge config keys MODULE`."""
+    texts = field_docstrings(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    keys: list[Key] = []
+    for field in dataclasses.fields(cls):
+        path = f"{prefix}{field.name}"
+        nested = _dataclass_in(hints[field.name])
+        if nested is not None and nested is not Plugin:
+            keys.append(Key(path, "section", "", texts.get(field.name, "")))
+            keys += keys_of(nested, f"{path}.")
+        else:
+            keys.append(Key(path, _type_text(hints[field.name]), _default_text(field), texts.get(field.name, "")))
+    return keys
+
+
+def field_docstrings(cls: type[Any]) -> dict[str, str]:
+    """The string that stands under each field in the class body."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    found: dict[str, str] = {}
+    for field, text in itertools.pairwise(body):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
+    return found
+
+
+def format_keys(keys: list[Key], width: int = 100) -> str:
+    """`path: type = default` and the indented explanation, a blank line between sections."""
+    lines: list[str] = []
+    for key in keys:
+        default = f" = {key.default}" if key.default else ""
+        lines.append(f"{key.path}: {key.type}{default}")
+        lines += textwrap.wrap(key.text, width, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def config_class(name: str) -> type[Any]:
+    """The `Config` of a plug-in by its dotted module name, e.g. xbridge.objectives.translation."""
+    return importlib.import_module(name).Config  # type: ignore[no-any-return]
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass that a hint is or holds (alone or optional), or None."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    if get_origin(hint) in (tuple, dict, Annotated):
+        return None
+    return next((arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)), None)
+
+
+def _type_text(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated and args[0] is Plugin:
+        return f"one of {', '.join(plugin_names(args[1]))} (in {args[1]}), or a module of yours"
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"list of {_type_text(args[0])}"
+    if origin is dict:
+        return f"mapping to {_type_text(args[1])}"
+    if args and type(None) in args:
+        return " or ".join(_type_text(a) for a in args if a is not type(None)) + " or null"
+    if str(origin) == "typing.Literal":
+        return " | ".join(map(str, args))
+    names = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _default_text(field: "dataclasses.Field[Any]") -> str:
+    if field.default is not dataclasses.MISSING:
+        value = canonical(field.default)
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "{}" if field.default_factory is not dataclasses.MISSING else "required"
