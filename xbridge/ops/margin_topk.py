@@ -142,7 +142,8 @@ def _prepare(x_ND: Tensor, metric: Metric, name: str) -> Tensor:
     if (length_N == 0).any():
         raise ValueError(f"{name}: row {int((length_N == 0).nonzero()[0])} is zero; its cosine is undefined")
     x_ND = x_ND / length_N[:, None]  # the largest entry first: squares of 1e-200 would vanish
-    return x_ND / torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
+    unit_ND: Tensor = x_ND / x_ND.norm(dim=1, keepdim=True)
+    return unit_ND
 
 
 def _check_pair(x: Tensor, y: Tensor, k: int) -> None:
