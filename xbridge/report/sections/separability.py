@@ -1,0 +1,154 @@
+"""How separable languages and labels are, layer by layer, and whether that goes with transfer."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from xbridge.report import plots
+from xbridge.report.document import Block, Figure, Heading, Panel, Paragraph, Section
+from xbridge.report.format import decimal, interval, shorten
+from xbridge.report.load import Rows, Study
+from xbridge.report.readings import ZERO_SHOT, Reading, primary_readings, site_order
+from xbridge.report.sections import not_run
+
+_METRIC_NAMES = {"fisher_ratio": "Fisher ratio", "probe_accuracy": "probe accuracy"}
+
+
+def section(study: Study) -> Section:
+    """Separability by layer."""
+    title = "Separability"
+    if not study.separability:
+        return Section("separability", title, [not_run("separability of languages and labels")])
+    blocks: list[Block] = [
+        Paragraph(
+            "Language separability: how well the language of a sentence can be read off its representation, from the "
+            "same sentences in every language. Label separability: how well its task label can be."
+        ),
+        _by_layer(study),
+    ]
+    figure = _correlation(study)
+    if figure is not None:
+        blocks += [
+            Heading("Does separability go with transfer?"),
+            Paragraph(
+                "One point per model. The models are few, those of one arm share data and objective, and all continue "
+                "one base: a rank correlation here describes these models and does not test a claim. How far it moves "
+                "when one arm is left out shows how little it rests on."
+            ),
+            figure,
+        ]
+    return Section("separability", title, blocks)
+
+
+def _metric(name: str) -> str:
+    return _METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def _by_layer(study: Study) -> Figure:
+    panels, rows = [], []
+    sites = sorted({r["site"] for r in study.separability}, key=site_order)
+    for target, metric in dict.fromkeys((r["target"], r["metric"]) for r in study.separability):
+        mine = [r for r in study.separability if (r["target"], r["metric"]) == (target, metric)]
+        series = []
+        for model in dict.fromkeys(r["model"] for r in mine):
+            ours = [r for r in mine if r["model"] == model]
+            points = []
+            for index, site in enumerate(sites):
+                at = [r for r in ours if r["site"] == site and r["value"] is not None]
+                if not at:
+                    continue
+                value = fmean(float(r["value"]) for r in at)
+                points.append((index, value))
+                rows += [_row(r) for r in at]
+            arm = ours[0]["arm"]
+            series.append(plots.Series([p[0] for p in points], [p[1] for p in points], study.styles[arm]))
+        chances = [float(r["chance"]) for r in mine if r["chance"] is not None and r["chance"] == r["chance"]]
+        level = (fmean(chances), "chance") if chances and fmean(chances) > 0 else None
+        ticks = [site.rpartition(".")[2] for site in sites]
+        draw = plots.lines(
+            series, x_label="encoder layer (0 = embeddings)", y_label=_metric(metric), ticks=ticks, level=level
+        )
+        title = f"{target}: {_metric(metric)}"
+        panels.append(Panel(shorten(title.capitalize(), 36), f"{title} by layer and model", draw))
+    caption = (
+        "One line per training seed; label values are the mean over languages. Standard errors, n and chance of every "
+        "value are in the CSV."
+    )
+    arms = [r["arm"] for r in study.separability]
+    return Figure("separability", "Separability by layer", caption, panels, rows, plots.legend(study, arms))
+
+
+def _row(row: dict[str, object]) -> dict[str, object]:
+    keys = ("model", "arm", "train_seed", "target", "metric", "site", "language", "value", "stderr", "n", "chance")
+    return {key: row[key] for key in keys}
+
+
+def points_of(study: Study, reading: Reading, target: str, metric: str, site: str) -> Rows:
+    """One row per model that has both: its separability at `site` and its zero-shot score."""
+    scores: dict[tuple[str, int], list[float]] = {}
+    for row in reading.rows(study.seeds):
+        if row["target_lang"] == ZERO_SHOT and row["value"] is not None:
+            scores.setdefault((row["arm"], int(row["train_seed"] or 0)), []).append(float(row["value"]))
+    found: Rows = []
+    for (arm, seed), values in sorted(scores.items(), key=lambda item: (study.arms.index(item[0][0]), item[0][1])):
+        mine = [
+            float(r["value"])
+            for r in study.separability
+            if (r["arm"], int(r["train_seed"] or 0)) == (arm, seed)
+            and (r["target"], r["metric"], r["site"]) == (target, metric, site)
+        ]
+        if mine:
+            found.append({"arm": arm, "train_seed": seed, "separability": fmean(mine), "score": fmean(values)})
+    return found
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties (Spearman 1904); None where one side does not vary."""
+    a, b = _ranks(x), _ranks(y)
+    mean_a, mean_b = fmean(a), fmean(b)
+    covariance = sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True))
+    scale = (sum((p - mean_a) ** 2 for p in a) * sum((q - mean_b) ** 2 for q in b)) ** 0.5
+    return covariance / scale if scale else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2 for value in values]
+
+
+def without_one_arm(points: Rows) -> tuple[float | None, float | None]:
+    """Lowest and highest rank correlation when one arm at a time is left out."""
+    found = []
+    for arm in dict.fromkeys(p["arm"] for p in points):
+        rest = [p for p in points if p["arm"] != arm]
+        rho = spearman([p["separability"] for p in rest], [p["score"] for p in rest]) if len(rest) > 2 else None
+        if rho is not None:
+            found.append(rho)
+    return (min(found), max(found)) if found else (None, None)
+
+
+def _correlation(study: Study) -> Figure | None:
+    readings = [r for r in primary_readings(study.transfer) if r.kind != "generation"]
+    last = max({r["site"] for r in study.separability}, key=site_order)
+    panels, rows, sentences = [], [], []
+    for target, metric in dict.fromkeys((r["target"], r["metric"]) for r in study.separability):
+        for reading in readings[:2]:
+            points = points_of(study, reading, target, metric, last)
+            if len(points) < 4:
+                continue
+            rho = spearman([p["separability"] for p in points], [p["score"] for p in points])
+            low, high = without_one_arm(points)
+            what = f"{target} {_metric(metric)} and {reading.short}"
+            sentences.append(f"{what}: ρ = {decimal(rho)}, without one arm {interval(low, high)}, n = {len(points)}")
+            keys = {"target": target, "metric": metric, "site": last, "task": reading.task, "mode": reading.mode}
+            rows += [{**keys, **p, "rho": rho, "rho_without_arm_min": low, "rho_without_arm_max": high} for p in points]
+            series = [plots.Series([p["separability"]], [p["score"]], study.styles[p["arm"]]) for p in points]
+            draw = plots.lines(series, x_label=f"{target} {_metric(metric)}", y_label=shorten(reading.short, 28))
+            panels.append(
+                Panel(shorten(reading.short, 32), f"{what}, one point per model", draw, width=2.9, height=2.3)
+            )
+    if not panels:
+        return None
+    caption = (
+        f"Separability at {last} against the zero-shot score. Spearman's rank correlation. {'; '.join(sentences)}."
+    )
+    legend = plots.legend(study, [p["arm"] for p in rows])
+    return Figure("separability-transfer", "Separability and transfer", caption, panels, rows, legend)

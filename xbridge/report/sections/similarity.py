@@ -1,0 +1,165 @@
+"""Linear CKA between models, layer by layer, and between languages inside each model."""
+
+from itertools import combinations
+from statistics import fmean
+
+from xbridge.report import plots
+from xbridge.report.document import Block, Figure, Heading, Panel, Paragraph, Section
+from xbridge.report.format import decimal, shorten
+from xbridge.report.load import Rows, Study, Training
+from xbridge.report.readings import site_order
+from xbridge.report.sections import not_run
+
+_MAX_PANELS = 12
+_CELL_INCHES = 0.3
+
+
+def section(study: Study) -> Section:
+    """What changed inside the model."""
+    title = "Similarity of representations"
+    if not study.similarity:
+        return Section("similarity", title, [not_run("comparison of representations")])
+    blocks: list[Block] = [
+        Paragraph(
+            "Linear CKA (Kornblith et al. 2019) of mean-pooled sentence representations: 1 where two layers hold the "
+            "same geometry up to rotation and scale, about 0 where they are unrelated (unbiased estimator)."
+        )
+    ]
+    for measure, estimator in dict.fromkeys((r["measure"], r["estimator"]) for r in study.similarity):
+        rows = [r for r in study.similarity if (r["measure"], r["estimator"]) == (measure, estimator)]
+        suffix = "" if measure == "cka" else f"-{measure}"
+        name = f"{measure.upper()} ({estimator})" if estimator else measure.upper()
+        blocks += _between_models(study, rows, name, suffix)
+        blocks += _between_languages(study, rows, name, suffix)
+    return Section("similarity", title, blocks)
+
+
+def pairs_to_show(study: Study) -> list[tuple[str, str, str]]:
+    """(model a, model b, why): base and each arm, reference and each arm, and the seeds of each arm."""
+    first: dict[str, Training] = {}
+    for training in study.trainings:
+        first.setdefault(training.arm, training)
+    arms = [arm for arm in study.arms if arm in first]
+    continued = [arm for arm in arms if arm not in ("random", "base")]
+    pairs = []
+    if "base" in first:
+        pairs += [(first["base"].model, first[arm].model, "base and arm") for arm in arms if arm != "base"]
+    if study.reference in first:
+        ours = first[study.reference].model
+        pairs += [(ours, first[a].model, "reference and arm") for a in continued if a != study.reference]
+    for arm in continued:
+        models = [t.model for t in study.trainings if t.arm == arm]
+        pairs += [(a, b, "two seeds of one arm") for a, b in list(combinations(models, 2))[:1]]
+    return pairs
+
+
+def _between_models(study: Study, rows: Rows, name: str, suffix: str) -> list[Block]:
+    across = [r for r in rows if r["model_a"] != r["model_b"] and r["language_a"] == r["language_b"]]
+    languages = {r["language_a"] for r in across}
+    cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    errors: list[float] = []
+    for r in across:
+        value = float(r["value"])
+        cells.setdefault((r["model_a"], r["model_b"]), {}).setdefault((r["site_a"], r["site_b"]), []).append(value)
+        cells.setdefault((r["model_b"], r["model_a"]), {}).setdefault((r["site_b"], r["site_a"]), []).append(value)
+        if r["stderr"] is not None:
+            errors.append(float(r["stderr"]))
+    chosen = [(a, b, why) for a, b, why in pairs_to_show(study) if (a, b) in cells]
+    if not chosen:
+        return []
+    panels = []
+    for a, b, _ in chosen[:_MAX_PANELS]:
+        grid = cells[(a, b)]
+        rows_of, columns_of = (sorted({key[i] for key in grid}, key=site_order) for i in (0, 1))
+        values = [[fmean(grid[(r, c)]) if (r, c) in grid else None for c in columns_of] for r in rows_of]
+        labels = [[site.rpartition(".")[2] for site in sites] for sites in (rows_of, columns_of)]
+        draw = plots.heat(values, labels[0], labels[1], y_label=f"{a} layer", x_label=f"{b} layer")
+        side = max(1.6, 0.75 + _CELL_INCHES * max(len(rows_of), len(columns_of)))
+        panels.append(Panel("", f"{name} between the layers of {a} and {b}", draw, width=side, height=side))
+    more = f" {len(chosen) - _MAX_PANELS} more pairs are in the CSV." if len(chosen) > _MAX_PANELS else ""
+    mean_over = (
+        f"mean over {len(languages)} languages of each language's value" if len(languages) > 1 else "all sentences"
+    )
+    caption = (
+        f"{name} between every layer of one model (rows) and of another (columns), 0 = embeddings: base with each arm, "
+        f"{study.reference} with each other arm, and two seeds of an arm, which shows how much of a difference is the "
+        f"seed's; {mean_over}.{_error_sentence(errors)} {_n_sentence(across)}{more}"
+    )
+    figure = Figure(f"similarity-models{suffix}", "Between models", caption, panels, across, scale=(name, 0, 1))
+    return [Heading("Between models"), figure]
+
+
+def _between_languages(study: Study, rows: Rows, name: str, suffix: str) -> list[Block]:
+    inside = [
+        r
+        for r in rows
+        if r["model_a"] == r["model_b"] and r["site_a"] == r["site_b"] and r["language_a"] != r["language_b"]
+    ]
+    if not inside:
+        return []
+    sites = sorted({r["site_a"] for r in inside}, key=site_order)
+    first: dict[str, str] = {}
+    for training in study.trainings:
+        first.setdefault(training.arm, training.model)
+    by_cell: dict[tuple[str, str, frozenset[str]], float] = {
+        (r["model_a"], r["site_a"], frozenset((r["language_a"], r["language_b"]))): float(r["value"]) for r in inside
+    }
+    errors = [float(r["stderr"]) for r in inside if r["stderr"] is not None]
+    blocks: list[Block] = [Heading("Between languages, inside each model")]
+    blocks.append(_mean_by_layer(study, by_cell, sites, name, suffix))
+    codes = [c for c in study.languages if any(c in key[2] for key in by_cell)]
+    panels = []
+    for arm in [a for a in study.arms if a in first][:_MAX_PANELS]:
+        values = [[by_cell.get((first[arm], sites[-1], frozenset((a, b)))) for b in codes] for a in codes]
+        labels = [study.short(code) for code in codes]
+        side = max(1.8, 0.75 + _CELL_INCHES * len(codes))
+        draw = plots.heat(values, labels, labels)
+        words = f"{name} between languages at {sites[-1]} of {first[arm]}"
+        panels.append(Panel(shorten(first[arm], 28), words, draw, width=side, height=side + 0.2))
+    caption = (
+        f"{name} between the representations of the same sentences in two languages, at {sites[-1]} of the first seed "
+        f"of each arm; every layer and seed is in the CSV.{_error_sentence(errors)} {_n_sentence(inside)}"
+    )
+    blocks.append(
+        Figure(f"similarity-languages{suffix}", "Between languages", caption, panels, inside, scale=(name, 0, 1))
+    )
+    return blocks
+
+
+def _mean_by_layer(
+    study: Study, by_cell: dict[tuple[str, str, frozenset[str]], float], sites: list[str], name: str, suffix: str
+) -> Figure:
+    series, rows = [], []
+    for training in study.trainings:
+        points = []
+        for index, site in enumerate(sites):
+            values = [v for (model, at, _), v in by_cell.items() if (model, at) == (training.model, site)]
+            if values:
+                points.append((index, fmean(values)))
+                rows.append(
+                    {"model": training.model, "arm": training.arm, "site": site, "value": fmean(values),
+                     "num_pairs": len(values)}
+                )  # fmt: skip
+        if points:
+            series.append(plots.Series([p[0] for p in points], [p[1] for p in points], study.styles[training.arm]))
+    ticks = [site.rpartition(".")[2] for site in sites]
+    draw = plots.lines(series, x_label="encoder layer (0 = embeddings)", y_label=name, ticks=ticks)
+    panel = Panel("Mean over language pairs", f"mean {name} over language pairs by layer and model", draw, width=4.2)
+    caption = "Mean over language pairs; one line per training seed."
+    legend = plots.legend(study, [t.arm for t in study.trainings])
+    return Figure(
+        f"similarity-languages-by-layer{suffix}", "Between languages by layer", caption, [panel], rows, legend
+    )
+
+
+def _error_sentence(errors: list[float]) -> str:
+    if not errors:
+        return ""
+    ranked = sorted(errors)
+    middle, largest = ranked[len(ranked) // 2], ranked[-1]
+    return f" Standard errors: median {decimal(middle)}, largest {decimal(largest)}; each is in the CSV."
+
+
+def _n_sentence(rows: Rows) -> str:
+    sizes = sorted({int(r["n"]) for r in rows})
+    return f"n = {sizes[0]:,} sentences." if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,} sentences."
