@@ -30,7 +30,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	  echo "no venv here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@$(PIP) --upgrade pip setuptools wheel
 	@$(PIP) $(TORCH_INDEX) torch
-	@$(PIP) --editable '.[all,dev]'
+	@PYTHONWARNINGS=ignore $(PIP) --editable '.[all,dev]'
 	@touch $@
 
 test: check test-fast test-study
