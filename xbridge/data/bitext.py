@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xbridge.data.cleaning import Cleaning, normalise, reject_pair
 from xbridge.data.entries import Entry
-from xbridge.data.splitting import SPLITS, Split, is_overlap_free, pivot_id, split_of
+from xbridge.data.splitting import SPLITS, Split, is_overlap_free, pivot_id, split_of, strip_marks
 
 Row = dict[str, str]
 
@@ -226,10 +226,11 @@ def _retrieval(held_out: list[Row], languages: Sequence[str], pool_size: int) ->
         for row in held_out:
             if row["split"] != "test" or row["target_lang"] != code or chosen == pool_size:
                 continue
-            form = normalise(row["target"])
-            if form in targets or not is_overlap_free(row["source"], row["target"], code):
+            source, target = strip_marks(row["source"]), strip_marks(row["target"])
+            form = normalise(target)
+            if form in targets or not is_overlap_free(source, target, code):
                 continue
             targets.add(form)
             chosen += 1
-            rows.append({name: row[name] for name in row if name != "split"})
+            rows.append({name: row[name] for name in row if name != "split"} | {"source": source, "target": target})
     return rows

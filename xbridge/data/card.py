@@ -7,7 +7,7 @@ import numpy as np
 
 from xbridge.data.bitext import Bitext
 from xbridge.data.languages import LANGUAGES
-from xbridge.data.splitting import ANCHOR_CHARACTERS
+from xbridge.data.splitting import RETRIEVAL_RULE
 
 if TYPE_CHECKING:
     from xbridge.data.corpus import Config, Pool
@@ -39,10 +39,7 @@ def make_card(config: "Config", pool: "Pool", bitext: Bitext, jaccard: list[floa
         "languages": languages,
         "nway": len(bitext.nway) // len(config.languages),
         "near_duplicates": near_duplicate_statistics(jaccard),
-        "retrieval_rule": (
-            "no placeholder, digit or common word; no common run of "
-            f"{ANCHOR_CHARACTERS} characters, word boundaries included; no Latin run in another script's target"
-        ),
+        "retrieval_rule": RETRIEVAL_RULE,
         "sources": [source.load().describe(source.config) for source in config.sources],
     }
 

@@ -21,7 +21,9 @@ _PERCENT = re.compile(r"%(?:\(\w+\))?[sd]\b|%\d+\$[sd]\b")
 _IMAGE_OR_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\([^()]*\)[^()\s]*)*\)")
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"'，。；）]+")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
-_EMPHASIS = re.compile(r"(?<!\s)\*{1,3}|\*{1,3}(?!\s)|`+|(?<!\w)_{1,2}(?=\S)|(?<=\S)_{1,2}(?!\w)|^\s{0,3}#{1,6}\s+", re.MULTILINE)
+_EMPHASIS = re.compile(
+    r"(?<!\s)\*{1,3}|\*{1,3}(?!\s)|`+|(?<!\w)_{1,2}(?=\S)|(?<=\S)_{1,2}(?!\w)|^\s{0,3}#{1,6}\s+", re.MULTILINE
+)
 _SPACE = re.compile(r"\s+")
 _INVISIBLE = ("Cf", "Cc", "Co")  # format, control and private-use characters
 _JOINERS = "\u200c\u200d"  # spelling, not formatting, in Persian and the scripts of India

@@ -5,8 +5,7 @@ card.json. All tables are sorted by content, so they do not depend on the order 
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +40,9 @@ class Config:
     """Language codes; the first is the pivot, which every pair has on its source side."""
     sources: tuple[Annotated[Plugin, "xbridge.data.sources"], ...]
     """Kinds of parallel text with their settings; their rows are pooled."""
-    cleaning: Cleaning = Cleaning()
+    cleaning: Cleaning = field(default_factory=Cleaning)
     """What counts as usable text."""
-    split: Split = Split()
+    split: Split = field(default_factory=Split)
     """Shares held out."""
     retrieval_pool: int = 300
     """Overlap-free test pairs per language that sentence retrieval ranks (fewer where there are fewer)."""
@@ -70,9 +69,9 @@ class Inputs:
 class Pool:
     """All usable entries of all sources, and what was dropped on the way: {language: {filter: count}}."""
 
-    entries: list[Entry] = dataclass_field(default_factory=list)
-    num_read: Counter[str] = dataclass_field(default_factory=Counter)
-    dropped: dict[str, Counter[str]] = dataclass_field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    num_read: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def run(config: Config, inputs: Inputs, out: Path) -> None:
@@ -88,8 +87,10 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     _check_languages(config, bitext, pool)
     near = _near_duplicates(bitext, config.languages[0])
     _write(out, pool, bitext, near, config.languages[0])
-    write_json(out / "card.json", make_card(config, pool, bitext, [row["jaccard"] for row in near if row["split"] == "test"]))
-    log("split", train=len(bitext.train), held_out=len(bitext.held_out), nway=len(bitext.nway))
+    write_json(
+        out / "card.json", make_card(config, pool, bitext, [row["jaccard"] for row in near if row["split"] == "test"])
+    )
+    log("split", train=len(bitext.train), held_out=len(bitext.held_out), nway=len(bitext.nway) // len(config.languages))
 
 
 def _read_source(config: Config, source: Plugin, pool: Pool) -> None:
@@ -140,7 +141,10 @@ def _near_duplicates(bitext: Bitext, pivot: str) -> list[dict[str, Any]]:
 def _write(out: Path, pool: Pool, bitext: Bitext, near: list[dict[str, Any]], pivot: str) -> None:
     keyed = sorted((e.key, code, text) for e in pool.entries if e.key for code, text in e.texts.items())
     keys, codes, texts = zip(*keyed, strict=True) if keyed else ((), (), ())
-    write_table(out / "entries.parquet", pa.Table.from_arrays([pa.array(c, pa.string()) for c in (keys, codes, texts)], schema=ENTRIES))
+    write_table(
+        out / "entries.parquet",
+        pa.Table.from_arrays([pa.array(c, pa.string()) for c in (keys, codes, texts)], schema=ENTRIES),
+    )
     write_table(out / "bitext.parquet", bitext.train + bitext.held_out, BITEXT)
     write_table(out / "mono.parquet", bitext.mono, MONO)
     write_table(out / "nway.parquet", bitext.nway, NWAY)

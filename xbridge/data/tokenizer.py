@@ -23,7 +23,15 @@ from xbridge.data.languages import language
 VERSION = 1
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
-MASK = "<mask>"
+_ROLES = {
+    "bos_token": "<s>",
+    "pad_token": "<pad>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+    "mask_token": "<mask>",
+}
 _NUM_THREADS = 2
 """Fixed: sentencepiece sums its statistics per thread, so another number could give another vocabulary."""
 _NUM_MEASURED = 2000
@@ -113,13 +121,7 @@ def train(texts: Sequence[str], codes: Sequence[str], config: Config) -> Any:
 
     return PreTrainedTokenizerFast(
         tokenizer_object=fast_tokenizer(train_sentencepiece(texts, config), lowercase=config.lowercase),
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        sep_token="</s>",
-        cls_token="<s>",
-        mask_token=MASK,
+        **_ROLES,
         extra_special_tokens=list(codes),
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
@@ -203,7 +205,7 @@ def _load_pretrained(folder: Path, codes: Sequence[str]) -> Any:
 
 def _card(tokenizer: Any, texts: dict[str, list[str]], config: Config) -> dict[str, Any]:
     """Size, and per language on a fixed sample: tokens per text and per word, and the share of unknown tokens."""
-    from xbridge.data.tokens import tokenise
+    from xbridge.data.tokens import encode
 
     languages = {}
     for code, all_of_it in texts.items():
@@ -211,7 +213,7 @@ def _card(tokenizer: Any, texts: dict[str, list[str]], config: Config) -> dict[s
         sample = draw.sample(all_of_it, _NUM_MEASURED) if len(all_of_it) > _NUM_MEASURED else all_of_it
         if not sample:
             continue
-        ids, _ = tokenise(sample, tokenizer)
+        ids = encode(tokenizer, sample).ids
         num_words = sum(len(text.split()) for text in sample)
         languages[code] = {
             "tokens_per_text": len(ids) / len(sample),

@@ -36,7 +36,9 @@ def check_sha256(path: Path, expected: str, remedy: str) -> None:
     found = sha256_of_path(path)
     if found != expected:
         size = path.stat().st_size
-        raise UserError(f"{path}: sha256 is {found} ({size} bytes), expected {expected}: truncated or changed; {remedy}")
+        raise UserError(
+            f"{path}: sha256 is {found} ({size} bytes), expected {expected}: truncated or changed; {remedy}"
+        )
 
 
 def _download(path: Path, package: str, version: str, sha256: str, python_version: str) -> None:

@@ -51,7 +51,9 @@ def read(config: Config, languages: tuple[str, ...], pivot: str) -> Iterator[Ent
         if len(cells) != width:
             raise UserError(f"{path}:{number}: {len(cells)} cells where the first row has {width}")
         if max(indices.values()) >= width:
-            raise UserError(f"{path}:{number}: {width} cells, but `columns` asks for number {max(indices.values()) + 1}")
+            raise UserError(
+                f"{path}:{number}: {width} cells, but `columns` asks for number {max(indices.values()) + 1}"
+            )
         yield Entry("" if key is None else cells[key], {code: cells[index] for code, index in indices.items()})
 
 
