@@ -1,6 +1,25 @@
-"""Batches filled to a token budget, planned ahead for a whole run."""
+"""Batches filled to a token budget, planned ahead for a whole run.
 
-from typing import NamedTuple
+The plan draws examples in pools, sorts a pool by length, cuts it into batches that each fit the budget, and shuffles
+the batches. It ends at the step where the cumulative count that is being equalised reaches its amount, so that the
+number of steps is known before the first one. It holds 10 bytes per drawn example; batch `step` is a slice of it, the
+same on every rank and for every world size.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbridge.core.errors import ConfigError, UserError
+from xbridge.core.runtime import derive_seed
+from xbridge.data.sampling import Examples, Part, Sampler, permutation
+
+IntArray = NDArray[np.int64]
+POOL_BATCHES = 128  # batches per pool: enough that a pool has many rows of every length
 
 
 class Counts(NamedTuple):
@@ -12,3 +31,211 @@ class Counts(NamedTuple):
     """Source and target tokens, special tokens included, padding not."""
     padded: int
     """Source and target tokens with padding, as one process would pad the whole global batch."""
+
+
+class Lengths(NamedTuple):
+    """Tokens per example, special tokens included: `source`, `target`, `supervised`: (n,) int64."""
+
+    source: IntArray
+    target: IntArray
+    supervised: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a run is, in the count that its study equalises between arms."""
+
+    unit: Literal["steps", "nonpad_tokens", "padded_tokens", "supervised_tokens"] = "nonpad_tokens"
+    """`steps` or which tokens to count; tokens are source + target, `supervised_tokens` scored target tokens."""
+    amount: int
+    """The run ends at the step where the count reaches this. 0 = no training."""
+
+    def __post_init__(self) -> None:
+        if self.amount < 0:
+            raise ConfigError("amount", f"must be 0 or more, got {self.amount}")
+
+
+class Source(Protocol):
+    """Where the plan gets lengths and batches from: an objective."""
+
+    parts: Sequence[Part]
+
+    def lengths(self, examples: Examples) -> Lengths:
+        """Lengths of `examples` as `collate` will make them."""
+
+    def collate(self, examples: Examples, *, scored: bool = True) -> Any:
+        """The padded batch; with `scored` false no unit of it counts in the loss."""
+
+
+class TokenPlan:
+    """All global batches of a run over `source`; see the module's text.
+
+    batch_tokens: the largest padded source + target tokens of a global batch. shares: how often each part is drawn.
+    accumulation: micro-batches per rank; it changes memory, not results. multiple_of: what widths are padded to.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        budget: Budget,
+        batch_tokens: int,
+        shares: NDArray[np.float64],
+        accumulation: int = 1,
+        multiple_of: int = 1,
+    ):
+        self._source, self._accumulation = source, accumulation
+        self._seed, self._batch_tokens, self._multiple = seed, batch_tokens, multiple_of
+        steps = _Steps()
+        if budget.amount:
+            self._fill(steps, budget, Sampler(source.parts, shares, seed))
+        self._examples, self._starts, counts = steps.joined()
+        totals = np.cumsum(counts, axis=0)
+        self.num_steps = min(budget.amount, len(counts))
+        if budget.unit != "steps" and budget.amount:
+            column = Counts._fields.index(budget.unit.removesuffix("_tokens"))
+            self.num_steps = int(np.searchsorted(totals[:, column], budget.amount)) + 1
+        self._counts = counts[: self.num_steps]
+
+    def examples(self, step: int) -> Examples:
+        """The examples of global batch `step`."""
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} of {self.num_steps}")
+        chosen = self._examples.take(slice(int(self._starts[step]), int(self._starts[step + 1])))
+        return Examples(*(column.astype(np.int64) for column in chosen))
+
+    def counts(self, step: int) -> Counts:
+        """Tokens of global batch `step`."""
+        return Counts(*self._counts[step].tolist())
+
+    def totals(self) -> Counts:
+        """Tokens of the whole run."""
+        return Counts(*self._counts.sum(axis=0).tolist())
+
+    def digest(self, step: int) -> str:
+        """16 hex digits that name the examples of global batch `step`, their epochs and order."""
+        examples = self.examples(step)
+        return hashlib.blake2b(np.stack(examples).astype("<i8").tobytes(), digest_size=8).hexdigest()
+
+    def micro_batches(self, step: int, rank: int, world_size: int) -> list[Any]:
+        """This rank's `accumulation` batches of global batch `step`; a share without rows gets one unscored row."""
+        examples = self.examples(step)
+        pieces = world_size * self._accumulation
+        edges = np.arange(pieces + 1) * len(examples.row) // pieces
+        batches = []
+        for piece in range(rank * self._accumulation, (rank + 1) * self._accumulation):
+            rows = slice(int(edges[piece]), int(edges[piece + 1]))
+            has_rows = rows.stop > rows.start
+            batches.append(self._source.collate(examples.take(rows if has_rows else slice(1)), scored=has_rows))
+        return batches
+
+    def ledger(self) -> dict[str, dict[str, float]]:
+        """Per part: examples drawn and epochs (draws / size)."""
+        parts = self._source.parts
+        drawn = np.bincount(self._examples.part[: self._starts[self.num_steps]], minlength=len(parts))
+        return {
+            part.name: {"examples": int(count), "epochs": round(float(count / part.size), 4)}
+            for part, count in zip(parts, drawn, strict=True)
+        }
+
+    def _fill(self, steps: "_Steps", budget: Budget, sampler: Sampler) -> None:
+        """Draw, sort and cut pools until the budget is reached."""
+        left_over: Examples | None = None
+        pool_rows = 1024
+        number = 0
+        while steps.reached(budget) < budget.amount:
+            pool = sampler.draw(pool_rows)
+            if left_over is not None:
+                pool = Examples(*(np.concatenate(pair) for pair in zip(left_over, pool, strict=True)))
+            lengths = self._source.lengths(pool)
+            if number == 0:  # the first pool is small and tells how long examples are
+                mean = float((lengths.source + lengths.target).mean())
+                pool_rows = max(int(POOL_BATCHES * self._batch_tokens / mean), 1024)
+            order = snake_order(lengths.source, lengths.target)
+            pool, lengths = pool.take(order), Lengths(*(column[order] for column in lengths))
+            starts = cut(lengths.source, lengths.target, self._batch_tokens, self._multiple)
+            if len(starts) > 2:  # the last batch is rarely full: its rows go into the next pool
+                left_over, starts = pool.take(slice(int(starts[-2]), None)), starts[:-1]
+            else:
+                left_over = None
+            shuffled = permutation(derive_seed(self._seed, "batches", number), len(starts) - 1)
+            steps.add(pool, lengths, starts, shuffled, self._multiple)
+            number += 1
+
+
+class _Steps:
+    """Batches planned so far."""
+
+    def __init__(self) -> None:
+        self._examples: list[Examples] = []
+        self._rows: list[IntArray] = []
+        self._counts: list[NDArray[np.int64]] = []
+        self._total = np.zeros(3, dtype=np.int64)
+        self._number = 0
+
+    def reached(self, budget: Budget) -> int:
+        if budget.unit == "steps":
+            return self._number
+        return int(self._total[Counts._fields.index(budget.unit.removesuffix("_tokens"))])
+
+    def add(self, pool: Examples, lengths: Lengths, starts: IntArray, order: IntArray, multiple: int) -> None:
+        """Append the batches of a sorted pool in the order given."""
+        first, rows = starts[:-1], np.diff(starts)
+        end = int(starts[-1])
+        nonpad = np.add.reduceat((lengths.source + lengths.target)[:end], first)
+        supervised = np.add.reduceat(lengths.supervised[:end], first)
+        width = _up(np.maximum.reduceat(lengths.source[:end], first), multiple)
+        width = width + _up(np.maximum.reduceat(lengths.target[:end], first), multiple)
+        counts = np.stack([supervised, nonpad, rows * width], axis=1)[order]
+        rows = rows[order]
+        index = np.arange(rows.sum()) + np.repeat(first[order] - (np.cumsum(rows) - rows), rows)
+        chosen = pool.take(index)
+        self._examples.append(
+            Examples(chosen.part.astype(np.int16), chosen.row.astype(np.int32), chosen.epoch.astype(np.int32))
+        )
+        self._rows.append(rows)
+        self._counts.append(counts)
+        self._total += counts.sum(axis=0)
+        self._number += len(rows)
+
+    def joined(self) -> tuple[Examples, IntArray, NDArray[np.int64]]:
+        if not self._rows:
+            empty = np.zeros(0, dtype=np.int64)
+            return Examples(empty, empty, empty), np.zeros(1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+        rows = np.concatenate(self._rows)
+        starts = np.concatenate([[0], np.cumsum(rows)])
+        examples = Examples(*(np.concatenate(columns) for columns in zip(*self._examples, strict=True)))
+        return examples, starts, np.concatenate(self._counts)
+
+
+def snake_order(source: IntArray, target: IntArray) -> IntArray:
+    """Order by source length and, within one length, by target length, up and down in turn.
+
+    Neighbours then differ little in both lengths, also where one length ends and the next begins.
+    """
+    downward = source % 2 == 1
+    return np.lexsort((np.where(downward, -target, target), source))
+
+
+def cut(source: IntArray, target: IntArray, batch_tokens: int, multiple: int = 1) -> IntArray:
+    """Cut sorted rows into batches of at most `batch_tokens` = rows x (longest source + longest target).
+
+    Returns the starts and the end, (num_batches + 1,). `UserError` where a single row is larger than the budget.
+    """
+    source, target = _up(source, multiple), _up(target, multiple)
+    largest = int((source + target).max(initial=0))
+    if largest > batch_tokens:
+        raise UserError(f"batch_tokens: {batch_tokens} is less than one example of {largest} source + target tokens")
+    starts = [0]
+    while starts[-1] < len(source):
+        start = starts[-1]
+        window = slice(start, start + batch_tokens // int(source[start] + target[start]))
+        widths = np.maximum.accumulate(source[window]) + np.maximum.accumulate(target[window])
+        cost = widths * np.arange(1, len(widths) + 1)
+        starts.append(start + int(np.searchsorted(cost, batch_tokens, side="right")))
+    return np.asarray(starts, dtype=np.int64)
+
+
+def _up(lengths: IntArray, multiple: int) -> IntArray:
+    return -(-lengths // multiple) * multiple

@@ -1,32 +1,80 @@
-"""Tokenised text as two flat arrays: all token ids behind one another, and where each text begins."""
+"""Token ids of many strings in two arrays, and rows of them laid out as a padded matrix."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-_BATCH = 4096
+IntArray = NDArray[np.int64]
 
 
-def tokenise(texts: Sequence[str], tokenizer: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Token ids of the texts alone: no language code, no `</s>`, no truncation.
+@dataclass(frozen=True)
+class TokenTable:
+    """Ragged rows. `ids`: (total,) int32, all rows end to end; `starts`: (n + 1,) int64."""
 
-    `tokenizer`: a transformers tokenizer. Returns ids (num_tokens,) and offsets (len(texts) + 1,): text i is
-    `ids[offsets[i]:offsets[i + 1]]`. Language codes in the text are not special here: they come out as plain pieces.
+    ids: NDArray[np.int32]
+    starts: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """(n,) tokens per row."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, rows: IntArray) -> "TokenTable":
+        """The table of these rows, in this order."""
+        lengths = self.lengths[rows]
+        starts = starts_of(lengths)
+        offsets = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
+        return TokenTable(self.ids[offsets], starts)
+
+
+def starts_of(lengths: IntArray) -> IntArray:
+    """Offsets of ragged rows: (n,) lengths -> (n + 1,) starts."""
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def from_rows(rows: Sequence[Sequence[int]]) -> TokenTable:
+    """A table from lists of ids."""
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+    return TokenTable(ids, starts_of(lengths))
+
+
+def encode(tokenizer: Any, texts: Sequence[str], *, chunk: int = 8192) -> TokenTable:
+    """Tokenise without special tokens; `tokenizer` is a Hugging Face tokenizer, slow or fast."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), chunk):
+        part = list(texts[start : start + chunk])
+        if backend is None:
+            rows += tokenizer(part, add_special_tokens=False)["input_ids"]
+        else:  # the same ids without building a BatchEncoding
+            rows += [encoding.ids for encoding in backend.encode_batch_fast(part, add_special_tokens=False)]
+    return from_rows(rows)
+
+
+def layout(
+    table: TokenTable, *, prefix: NDArray[np.int32], suffix: NDArray[np.int32], pad: int, width: int = 0
+) -> NDArray[np.int64]:
+    """Rows as a matrix `prefix row suffix pad ...`, as wide as the longest row or `width`.
+
+    prefix: (n, p), suffix: (n, s), so that they may differ by row. Returns (n, width) int64.
     """
-    parts: list[npt.NDArray[np.int32]] = []
-    lengths = np.zeros(len(texts) + 1, dtype=np.int64)
-    for start in range(0, len(texts), _BATCH):
-        batch = list(texts[start : start + _BATCH])
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            verbose=False,
-        )["input_ids"]
-        lengths[start + 1 : start + 1 + len(batch)] = [len(ids) for ids in encoded]
-        parts.extend(np.asarray(ids, dtype=np.int32) for ids in encoded)
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32), np.cumsum(lengths)
+    lengths = table.lengths
+    n, before = prefix.shape
+    after = suffix.shape[1]
+    width = max(width, before + after + int(lengths.max(initial=0)))
+    matrix = np.full((n, width), pad, dtype=np.int64)
+    matrix[:, :before] = prefix
+    rows = np.repeat(np.arange(n), lengths)
+    matrix[rows, np.arange(len(table.ids)) - np.repeat(table.starts[:-1], lengths) + before] = table.ids
+    for column in range(after):
+        matrix[np.arange(n), before + lengths + column] = suffix[:, column]
+    return matrix

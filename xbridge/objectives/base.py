@@ -3,19 +3,29 @@
 An objective owns *parts* (a language, or a direction such as `eng_Latn-deu_Latn`). The plan of data/batching.py decides
 which examples of which parts form global batch `step`; the objective turns their numbers into tensors. Nothing here
 depends on the rank: the same numbers give the same batch anywhere.
+
+A module of this package has a `Config` and `build(config, material) -> Objective`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from xbridge.data.batching import Lengths
+from xbridge.data.sampling import Examples, Part
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-IntArray = NDArray[np.int64]
+    from xbridge.models.families import Conventions
+
+__all__ = ["Examples", "Lengths", "LossSum", "Material", "Objective", "Part", "PartLosses"]
+
+PartLosses = Mapping[str, float]
+"""Mean loss per supervised token, by part name."""
 
 
 @dataclass(frozen=True)
@@ -29,45 +39,39 @@ class LossSum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One language or direction of an objective, sampled as a whole."""
+class Material:
+    """What an objective is built from."""
 
-    name: str
-    """`deu_Latn`, or `eng_Latn-deu_Latn` for a direction; in a mixture `translation/eng_Latn-deu_Latn`."""
-    size: int
-    """Number of examples."""
-
-
-class Example(NamedTuple):
-    """Examples by number. `part`, `row`, `epoch`: (n,) int64."""
-
-    part: IntArray
-    row: IntArray
-    epoch: IntArray
-
-
-class Lengths(NamedTuple):
-    """Tokens per example, special tokens included: `source`, `target`, `supervised`: (n,) int64."""
-
-    source: IntArray
-    target: IntArray
-    supervised: IntArray
+    corpus: Path
+    """A corpus stage's folder."""
+    split: Literal["train", "dev"]
+    """Which rows of it."""
+    tokenizer: Any
+    """A Hugging Face tokenizer."""
+    conventions: "Conventions"
+    """How the model's family marks languages and lays out sequences."""
+    max_tokens: int
+    """Strings of more tokens (special ones not counted) are left out."""
+    seed: int
+    """Seed of noise and re-pairing."""
+    temperature: float = 1.0
+    """Temperature of the sampling over languages or directions."""
 
 
 class Objective(Protocol):
-    """What a module in this package builds. `split` is `train` or `dev`; both have the same parts."""
+    """What a module in this package builds."""
 
     parts: Sequence[Part]
+    shares: "NDArray[np.float64]"
+    """How often each part is drawn; sums to 1."""
+    num_dropped: int
+    """Examples left out because they are longer than `max_tokens`."""
 
-    def lengths(self, examples: Example) -> Lengths:
+    def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them, without making them."""
 
-    def collate(self, examples: Example) -> Any:
-        """The batch of `examples`, padded to its longest row: what `loss` takes."""
+    def collate(self, examples: Examples, *, scored: bool = True) -> Any:
+        """The batch of `examples`, padded to its longest row: what `loss` takes. Unscored: no unit of it counts."""
 
     def loss(self, model: "nn.Module", batch: Any) -> LossSum:
         """Loss of a batch."""
-
-
-PartLosses = Mapping[str, float]
-"""Mean loss per supervised token, by part name."""

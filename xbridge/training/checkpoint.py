@@ -25,6 +25,17 @@ from xbridge.core.files import read_json, write_json
 STATE = "state.json"
 
 
+def claim(folder: Path, key: str) -> None:
+    """Keep what an interrupted run left in `folder` if it was this run's (`key` names it), else clear it away."""
+    mark = folder / "checkpoints" / "run.json"
+    if mark.exists() and read_json(mark) == key:
+        return
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("metrics.jsonl", "summary.json"):
+        (folder / name).unlink(missing_ok=True)
+    write_json(mark, key)
+
+
 class CheckpointFolder:
     """The folders below `root`: names, order, clean-up."""
 
@@ -54,7 +65,7 @@ class CheckpointFolder:
             if file.is_file():
                 _sync(file)
         shutil.rmtree(self.path(step), ignore_errors=True)
-        os.replace(temporary, self.path(step))
+        temporary.replace(self.path(step))
         for old in sorted(self.root.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 

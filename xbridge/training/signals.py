@@ -41,7 +41,8 @@ class StopSignals:
 
     def interrupted(self) -> Interrupted:
         """What to raise once the state is saved; on a rank that saw no signal itself it stands for SIGTERM."""
-        return Interrupted(self._seen or signal.SIGTERM)
+        number = signal.Signals(self._seen or signal.SIGTERM)
+        return Interrupted(number, f"stopped by {number.name}, everything is saved; run again to continue")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self._seen == signal.SIGINT and number == signal.SIGINT:

@@ -131,6 +131,15 @@ class Trainer:
                         self._save(done)
         return done
 
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes."""
+        return bool(self._rank == 0)
+
+    def wait(self) -> None:
+        """Return when all ranks have called this."""
+        self._accelerator.wait_for_everyone()
+
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Whole weights on rank 0 where they are sharded (ZeRO 3); None where the model itself has them."""
         if self._zero.stage < 3:

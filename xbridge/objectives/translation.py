@@ -1,0 +1,207 @@
+"""Translation along any graph of directions, and its control on randomly re-paired sentences.
+
+A corpus pairs every language with a pivot. Directions from or to the pivot use its pairs as they are; a direction
+between two other languages joins their pairs on the pivot's string. With `shuffle_pairs` the targets of a language
+pair are re-paired at random: the same strings, the same objective, and no translation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbridge.core.errors import ConfigError, UserError
+from xbridge.core.files import read_table
+from xbridge.core.runtime import derive_seed
+from xbridge.data.batching import Lengths
+from xbridge.data.sampling import Examples, Part, permutation, random_bits, temperature_shares
+from xbridge.data.tokens import TokenTable, encode, starts_of
+from xbridge.objectives.base import LossSum, Material
+from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, make_batch, seq2seq_loss
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IntArray = NDArray[np.int64]
+Graph = Literal["many_to_many", "one_to_many", "many_to_one"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Translation."""
+
+    directions: Graph | tuple[str, ...] = "many_to_many"
+    """From and to the pivot (many_to_many), only from it, only to it, or a list such as [eng_Latn-deu_Latn]."""
+    shuffle_pairs: bool = False
+    """Re-pair the sentences of each language pair at random: the control without translation signal."""
+    label_smoothing: float = 0.0
+    """Probability mass spread over the vocabulary."""
+    smoothing: Literal["huggingface", "fairseq"] = "huggingface"
+    """Convention of the spreading, see ops/linear_cross_entropy.py."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError("label_smoothing", f"must be at least 0 and below 1, got {self.label_smoothing}")
+        listed = self.directions if isinstance(self.directions, tuple) else ()
+        for index, direction in enumerate(listed):
+            source, hyphen, target = direction.partition("-")
+            if not hyphen or not source or not target or source == target:
+                raise ConfigError(f"directions.{index}", f"{direction!r} is not like eng_Latn-deu_Latn")
+        if isinstance(self.directions, tuple) and not listed:
+            raise ConfigError("directions", "the list is empty")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One language pair of the corpus as numbers of unique strings: `source` and `target`: (n,)."""
+
+    source_lang: str
+    target_lang: str
+    source: IntArray
+    target: IntArray
+
+
+def build(config: Config, material: Material) -> "Translation":
+    """The objective over bitext.parquet of the corpus; `UserError` for a direction that the corpus has no pairs for."""
+    texts, pairs = read_pairs(material.corpus / "bitext.parquet", material.split)
+    if config.shuffle_pairs:
+        pairs = [
+            repaired(pair, derive_seed(material.seed, "repair", material.split, pair.target_lang)) for pair in pairs
+        ]
+    chosen = [_direction(pairs, name, material.corpus) for name in _names(config.directions, pairs)]
+    tokens = encode(material.tokenizer, texts)
+    return Translation(config, material, chosen, tokens)
+
+
+class Translation:
+    """One part per direction; a row is a pair. `tokens`: content tokens of the unique strings."""
+
+    def __init__(self, config: Config, material: Material, directions: Sequence[Pairs], tokens: TokenTable):
+        fit = fits(tokens.lengths, material.max_tokens)
+        kept = [fit[pair.source] & fit[pair.target] for pair in directions]
+        self.num_dropped = sum(int((~keep).sum()) for keep in kept)
+        self.parts = [
+            Part(name=f"{pair.source_lang}-{pair.target_lang}", size=int(keep.sum()))
+            for pair, keep in zip(directions, kept, strict=True)
+        ]
+        for part in self.parts:
+            if not part.size:
+                raise UserError(f"max_tokens: no {part.name} pair has at most {material.max_tokens} tokens a side")
+        self.shares = temperature_shares([part.size for part in self.parts], material.temperature)
+        self._config = config
+        languages = list(dict.fromkeys(lang for pair in directions for lang in (pair.source_lang, pair.target_lang)))
+        number = {language: index for index, language in enumerate(languages)}
+        self._source_language = np.asarray([number[pair.source_lang] for pair in directions])
+        self._target_language = np.asarray([number[pair.target_lang] for pair in directions])
+        self._layouts = Layouts(material.conventions, languages)
+        self._source = np.concatenate([pair.source[keep] for pair, keep in zip(directions, kept, strict=True)])
+        self._target = np.concatenate([pair.target[keep] for pair, keep in zip(directions, kept, strict=True)])
+        self._first = starts_of(np.asarray([part.size for part in self.parts]))
+        self._tokens = tokens
+
+    def lengths(self, examples: Examples) -> Lengths:
+        """Lengths of `examples` as `collate` will make them."""
+        rows = self._first[examples.part] + examples.row
+        source, target = self._tokens.lengths[self._source[rows]], self._tokens.lengths[self._target[rows]]
+        return Lengths(
+            source + self._layouts.source_extra,
+            target + self._layouts.target_extra,
+            target + self._layouts.scored_extra,
+        )
+
+    def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch:
+        """Sources and targets."""
+        rows = self._first[examples.part] + examples.row
+        return make_batch(
+            self._layouts,
+            self._tokens.take(self._source[rows]),
+            self._source_language[examples.part],
+            self._tokens.take(self._target[rows]),
+            self._target_language[examples.part],
+            scored=scored,
+        )
+
+    def loss(self, model: "nn.Module", batch: Seq2SeqBatch) -> LossSum:
+        """Summed cross-entropy of the targets."""
+        config = self._config
+        return seq2seq_loss(model, batch, label_smoothing=config.label_smoothing, convention=config.smoothing)
+
+
+def read_pairs(file: Path, split: str) -> tuple[list[str], list[Pairs]]:
+    """The unique strings of a split, and its language pairs as numbers of them; `UserError` where there are none."""
+    table = read_table(file, ["split", "source_lang", "target_lang", "source", "target"])
+    here = np.flatnonzero(np.asarray(table["split"].to_pylist()) == split)
+    if not len(here):
+        raise UserError(f"{file}: no {split} pairs")
+    table = table.take(here)
+    number: dict[str, int] = {}
+    ids = [
+        np.asarray([number.setdefault(text, len(number)) for text in table[side].to_pylist()])
+        for side in ("source", "target")
+    ]
+    languages = list(zip(table["source_lang"].to_pylist(), table["target_lang"].to_pylist(), strict=True))
+    which = {pair: index for index, pair in enumerate(dict.fromkeys(languages))}
+    numbers = np.asarray([which[pair] for pair in languages])
+    pairs = [Pairs(*pair, ids[0][numbers == index], ids[1][numbers == index]) for pair, index in which.items()]
+    return list(number), pairs
+
+
+def repaired(pairs: Pairs, key: int) -> Pairs:
+    """The same sources and the same targets, paired at random so that no true pair is left.
+
+    A pair counts as true where the two strings are paired anywhere in `pairs`, or are equal. `UserError` where too few
+    distinct strings leave no such pairing.
+    """
+    n = len(pairs.source)
+    width = int(max(pairs.source.max(), pairs.target.max())) + 1
+    true = np.unique(pairs.source * width + pairs.target)
+    target = pairs.target[permutation(key, n)]
+    for attempt in range(1, 200):
+        wrong = np.flatnonzero(np.isin(pairs.source * width + target, true) | (pairs.source == target))
+        if not len(wrong):
+            return Pairs(pairs.source_lang, pairs.target_lang, pairs.source, target)
+        others = (random_bits(key, np.asarray([attempt]), wrong) % np.uint64(n)).astype(np.int64)
+        for row, other in zip(wrong.tolist(), others.tolist(), strict=True):
+            target[row], target[other] = target[other], target[row]
+    raise UserError(
+        f"shuffle_pairs: {pairs.source_lang}-{pairs.target_lang} has too few distinct pairs to re-pair ({n}); "
+        "use more text or leave the language out"
+    )
+
+
+def _names(directions: Graph | tuple[str, ...], pairs: Sequence[Pairs]) -> list[str]:
+    if isinstance(directions, tuple):
+        return list(dict.fromkeys(directions))
+    out = [f"{pair.source_lang}-{pair.target_lang}" for pair in pairs]
+    back = [f"{pair.target_lang}-{pair.source_lang}" for pair in pairs]
+    return {"many_to_many": out + back, "one_to_many": out, "many_to_one": back}[directions]
+
+
+def _direction(pairs: Sequence[Pairs], name: str, corpus: Path) -> Pairs:
+    """The pairs of direction `name`: as they are, turned round, or joined on the pivot."""
+    source_lang, target_lang = name.split("-")
+    from_pivot = {pair.target_lang: pair for pair in pairs}
+    for pair in pairs:
+        if (pair.source_lang, pair.target_lang) == (source_lang, target_lang):
+            return pair
+        if (pair.target_lang, pair.source_lang) == (source_lang, target_lang):
+            return Pairs(source_lang, target_lang, pair.target, pair.source)
+    if source_lang not in from_pivot or target_lang not in from_pivot:
+        known = ", ".join(sorted({pair.source_lang for pair in pairs} | set(from_pivot)))
+        raise UserError(f"directions: {name}: the corpus {corpus} has no such language; it has {known}")
+    left, right = from_pivot[source_lang], from_pivot[target_lang]
+    targets: dict[int, list[int]] = {}
+    for pivot, text in zip(right.source.tolist(), right.target.tolist(), strict=True):
+        targets.setdefault(pivot, []).append(text)
+    joined = [
+        (text, other)
+        for pivot, text in zip(left.source.tolist(), left.target.tolist(), strict=True)
+        for other in targets.get(pivot, ())
+    ]
+    if not joined:
+        raise UserError(f"directions: {name}: no string of {corpus} is translated into both languages")
+    columns = np.asarray(list(dict.fromkeys(joined)), dtype=np.int64)
+    return Pairs(source_lang, target_lang, columns[:, 0], columns[:, 1])
