@@ -111,3 +111,10 @@ def test_chinese_bleu_is_tokenised_by_character():
     assert "tok:zh" in scores.bleu_signature
     # 6 of 7 characters, 5 of 6 pairs, 4 of 5 triples and 3 of 4 quadruples are right; no brevity penalty.
     assert scores.bleu == pytest.approx(100 * math.prod([6 / 7, 5 / 6, 4 / 5, 3 / 4]) ** 0.25)
+
+
+@pytest.mark.parametrize(
+    ("lang", "tokenizer"), [("deu_Latn", "13a"), ("zho_Hant", "zh"), ("jpn_Jpan", "char"), ("kor_Hang", "13a")]
+)
+def test_bleu_tokeniser_follows_the_script(lang, tokenizer):
+    assert metrics.bleu_tokenizer(lang) == tokenizer

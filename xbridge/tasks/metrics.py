@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+from xbridge.data.languages import UNSPACED_SCRIPTS, language
+
 Tags = Sequence[Sequence[str]]  # one list of tags per sentence, one tag per word
 Span = tuple[str, int, int]  # type, first word, last word
 S = TypeVar("S")
-
-# Scripts written without spaces between words: sacrebleu's 13a would score whole sentences as one word.
-_BLEU_TOKENIZERS = {"zho": "zh", "yue": "zh", "jpn": "char", "tha": "char", "lao": "char", "khm": "char", "mya": "char"}
 
 
 class Score(NamedTuple):
@@ -136,13 +135,19 @@ class Translation(NamedTuple):
     bleu_signature: str
 
 
+def bleu_tokenizer(lang: str) -> str:
+    """sacrebleu's tokeniser for a language: its default 13a would score an unspaced sentence as one word."""
+    script = language(lang).script
+    return "zh" if script in ("Hans", "Hant") else "char" if script in UNSPACED_SCRIPTS else "13a"
+
+
 def translation_scores(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> Translation:
     """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser."""
     import sacrebleu
 
     assert len(hypotheses) == len(references) > 0
     chrf = sacrebleu.CHRF()
-    bleu = sacrebleu.BLEU(tokenize=_BLEU_TOKENIZERS.get(target_lang.partition("_")[0], "13a"))
+    bleu = sacrebleu.BLEU(tokenize=bleu_tokenizer(target_lang))
     chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
     bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
     return Translation(

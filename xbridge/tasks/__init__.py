@@ -1,0 +1,1 @@
+"""Labelled data, task kinds (one module each), fine-tuning and zero-shot evaluation."""
