@@ -1,4 +1,4 @@
-"""A synthetic study folder in the stages' formats, with numbers like those of the quickstart, for any arms and languages."""
+"""A synthetic study in the stages' formats, with numbers like the quickstart's, for any arms and languages."""
 
 import json
 import math
@@ -22,12 +22,12 @@ LANGUAGES = (
 ARMS = ("denoise", "mt_shuffled", "mt")
 SITES = ("encoder.0", "encoder.1", "encoder.2", "encoder.3")
 TYPES = (
-    "model.encoder.layers.{}.self_attn.q_proj.weight",
-    "model.encoder.layers.{}.self_attn.v_proj.weight",
-    "model.encoder.layers.{}.fc1.weight",
-    "model.encoder.layers.{}.fc2.weight",
-    "model.decoder.layers.{}.encoder_attn.k_proj.weight",
-    "model.decoder.layers.{}.fc1.weight",
+    "encoder.{}.self_attn.q",
+    "encoder.{}.self_attn.v",
+    "encoder.{}.fc1",
+    "encoder.{}.fc2",
+    "decoder.{}.cross_attn.k",
+    "decoder.{}.fc1",
 )
 # Zero-shot level of an arm by task; other arms get the mean of denoise and mt.
 LEVELS = {
@@ -208,14 +208,20 @@ def _evaluations(study: StudyFolder) -> dict[str, Path]:
         if "mt" in arm:
             path = study.stage("evaluate", f"translation-{model}", labels)
             scores = [
-                {"task": "translation", "metric": metric, "predictor": "model", "source_lang": a, "target_lang": b,
-                 "site": "", "value": scale * (0.5 if "shuffled" in arm else 1) + 0.1 * seed, "n": 200}
+                {"task": "generation", "metric": f"{metric}_{direction}", "predictor": predictor,
+                 "source_lang": study.languages[0] if direction == "from_pivot" else code, "target_lang": code,
+                 "site": "",
+                 "value": scale * (0.5 if "shuffled" in arm else 1) + 0.1 * seed if predictor == "model" else 9.5,
+                 "n": 200}
                 for code in study.languages[1:]
-                for a, b in ((study.languages[0], code), (code, study.languages[0]))
+                for direction in ("from_pivot", "to_pivot")
                 for metric, scale in (("chrf", 21.4), ("bleu", 3.2))
+                for predictor in ("model", "copy")
             ]  # fmt: skip
             write_table(path / "scores.parquet", scores)
-            write_json(path / "summary.json", {"signatures": {"chrf": "nrefs:1|case:mixed|eff:yes|nc:6|version:2.5.1"}})
+            signatures = {"chrf_to_pivot": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.5.1"}
+            facts = {code: {"signatures": signatures} for code in study.languages[1:]}
+            write_json(path / "summary.json", {"task": "generation", "languages": facts})
             found[f"translation-{model}"] = path
         path = study.stage("evaluate", f"retrieval-{model}", {**labels, "task": "retrieval"})
         write_table(path / "scores.parquet", [], pa.schema([("task", pa.string()), ("metric", pa.string())]))
@@ -272,7 +278,8 @@ def _spectra(study: StudyFolder, model: str, arm: str, seed: int) -> Path:
                     {"matrix": pattern.format(layer), "kind": kind, "rows": 128, "cols": 128,
                      "stable_rank": square / values[0] ** 2, "effective_rank": 70.0 + index, "frobenius": square**0.5,
                      "spectral": values[0], "nuclear": sum(values),
-                     "relative_change": change if kind == "delta" else None, "singular_values": values}
+                     "relative_change": change if kind == "delta" else None,
+                     "subspace_overlap": 0.9 - change if kind == "delta" else None, "singular_values": values}
                 )  # fmt: skip
     write_table(path / "spectra.parquet", rows)
     return path
@@ -283,7 +290,10 @@ def _separability(study: StudyFolder, model: str, arm: str, seed: int) -> Path:
     rows = []
     for x, site in enumerate(SITES):
         down = 0.12 * x if arm == "mt" else 0.04 * x
-        for metric, value, chance in (("fisher_ratio", 2.1 - 3 * down, math.nan), ("probe_accuracy", 0.99 - down, 1 / 6)):
+        for metric, value, chance in (
+            ("fisher_ratio", 2.1 - 3 * down, math.nan),
+            ("probe_accuracy", 0.99 - down, 1 / 6),
+        ):
             rows.append(
                 {"target": "language", "site": site, "language": "all", "metric": metric,
                  "value": value + 0.01 * seed, "stderr": 0.01, "n": 1800, "chance": chance}

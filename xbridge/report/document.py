@@ -116,8 +116,10 @@ class Panel:
     title: str
     description: str
     draw: Callable[[Any], None]
-    width: float = 3.5
-    height: float = 2.5
+    width: float = 3.2
+    height: float = 2.4
+    group: str = ""
+    """Panels of one group stand together below its name."""
 
 
 @dataclass(frozen=True)

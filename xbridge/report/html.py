@@ -128,7 +128,11 @@ def _table(table: Table, number: str) -> str:
 
 def _figure(figure: Figure, number: str) -> str:
     panels = []
+    group = ""
     for index, panel in enumerate(figure.panels, start=1):
+        if panel.group != group:
+            group = panel.group
+            panels.append(f'<p class="group">{_escape(group)}</p>')
         drawing = svg.inline(panel, f"{figure.name}-{index}")
         width = f"{panel.width * 96:.0f}px"
         panels.append(f'<div class="panel" style="width:{width}">{drawing}</div>')

@@ -13,7 +13,6 @@ from xbridge.report.load import Study
 from xbridge.report.palette import Style, color
 
 Draw = Callable[[Any], None]
-_LABEL_LENGTH = 20
 _ANNOTATED_CELLS = 64
 _DARK_BELOW = 0.55  # of the cividis scale: white text reads better there
 
@@ -90,7 +89,9 @@ def lines(
     return draw
 
 
-def dots(marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line: bool = False) -> Draw:
+def dots(
+    marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line: bool = False, label_length: int = 20
+) -> Draw:
     """Rows of points, the first row on top."""
 
     def draw(axes: Any) -> None:
@@ -104,7 +105,7 @@ def dots(marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line:
             for value in mark.singles:
                 axes.plot([value], [y - 0.24], marker="|", markersize=6, color=mark.style.color, alpha=0.9)
             axes.plot([mark.value], [y], marker=mark.style.marker, color=mark.style.color, markersize=5.5)
-        axes.set_yticks(range(len(rows)), [shorten(row, _LABEL_LENGTH) for row in rows])
+        axes.set_yticks(range(len(rows)), [shorten(row, label_length) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=5)

@@ -107,10 +107,13 @@ def primary_readings(rows: Rows) -> list[Reading]:
     return sorted(chosen, key=lambda r: ("transfer", "alignment", "generation").index(r.kind))
 
 
+def metric_rank(metric: str) -> int:
+    """Place of a metric in `PREFERRED_METRICS`; unknown ones come last."""
+    return PREFERRED_METRICS.index(metric) if metric in PREFERRED_METRICS else len(PREFERRED_METRICS)
+
+
 def _preference(reading: Reading) -> tuple[int, str, int]:
-    known = reading.metric in PREFERRED_METRICS
-    rank = PREFERRED_METRICS.index(reading.metric) if known else len(PREFERRED_METRICS)
-    return (rank, reading.metric, -layer_of(reading.site))
+    return (metric_rank(reading.metric), reading.metric, -layer_of(reading.site))
 
 
 def macro(row: dict[str, Any]) -> bool:

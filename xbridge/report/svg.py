@@ -164,7 +164,7 @@ def _finish(drawing: str, name: str, *, title: str, description: str, is_alone: 
     inside = _rename_ids(inside, name)
     inside = _use_variables(inside, with_fallback=is_alone)
     inside = re.sub(r">\s+<", "><", inside.strip())
-    inside = re.sub(r"(\d+\.\d{2})\d+", r"\1", inside)
+    inside = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), inside)  # never the text
     inside = inside.replace("xlink:href", "href")
     if title or description:
         labels = (

@@ -22,6 +22,8 @@ def headline(transfer_path: Path) -> str:
         raise UserError(f"{path}: holds no scores; was any task evaluated?")
     lines: list[str] = []
     for reading in primary_readings(rows):
+        if reading.kind == "generation":
+            continue
         mine = {row["arm"]: row for row in reading.rows(rows) if macro(row)}
         if not mine:
             continue

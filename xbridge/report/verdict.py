@@ -1,8 +1,9 @@
 """The verdict in words, by fixed rules from the transfer table.
 
-A difference is called higher (lower) only where three things hold: its 95 % interval excludes 0, there are at least two
-training seeds, and all of them have its sign. Everything else is "not distinguishable here". Tasks are never averaged:
-where they disagree, the verdict says so. Nothing is said about a population of models beyond the seeds that ran.
+A difference is called higher (lower) only where three things hold: its 95 % interval excludes 0, there are at least
+two training seeds, and all of them have its sign. With one training seed it is "higher on one seed", which no summary
+counts as higher. Everything else is "not distinguishable". Tasks are never averaged: where they
+disagree, the verdict says so.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from xbridge.report.format import decimal, interval, listed, p_value, signed
 from xbridge.report.load import Rows, Study
 from xbridge.report.readings import ZERO_SHOT, Reading, macro, per_train_seed, primary_readings, single_scores
 
-Word = Literal["higher", "lower", "not distinguishable"]
+Word = Literal["higher", "lower", "higher on one seed", "lower on one seed", "not distinguishable"]
 NOT_DISTINGUISHABLE: Word = "not distinguishable"
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,17 @@ class Comparison:
 
     @property
     def word(self) -> Word:
-        if self.difference is None or not (self.excludes_zero and self.seeds_agree):
+        if self.difference is None or not self.excludes_zero:
+            return NOT_DISTINGUISHABLE
+        if len(self.seed_differences) < 2:
+            return "higher on one seed" if self.difference > 0 else "lower on one seed"
+        if not self.seeds_agree:
             return NOT_DISTINGUISHABLE
         return "higher" if self.difference > 0 else "lower"
+
+    @property
+    def survives_holm(self) -> bool:
+        return self.p_holm is not None and self.p_holm < _ALPHA
 
 
 def compare(study: Study, reading: Reading, arm: str) -> Comparison | None:
@@ -78,48 +88,64 @@ def compare(study: Study, reading: Reading, arm: str) -> Comparison | None:
     )
 
 
+def scored_readings(study: Study) -> list[Reading]:
+    """The readings that the verdict and the headline show: transfer and alignment. Translation has its own section."""
+    return [r for r in primary_readings(study.transfer) if r.kind != "generation"]
+
+
 def overall(comparisons: Sequence[Comparison], arm: str, reference: str) -> str:
-    """One sentence for all zero-shot readings together; only words that every reading bears out."""
+    """The summary of all zero-shot readings together; only words that every reading bears out."""
     words = [c.word for c in comparisons]
     higher, lower = words.count("higher"), words.count("lower")
+    rest = len(words) - higher - lower
     if not words:
         return f"No zero-shot task was run with both {arm} and {reference}, so this study does not answer the question."
     all_of_them = "the one zero-shot reading" if len(words) == 1 else f"all {len(words)} zero-shot readings"
-    if higher == len(words):
-        return f"Here {arm} transfers better than {reference}: higher in {all_of_them}."
-    if lower == len(words):
-        return f"Here {arm} transfers worse than {reference}: lower in {all_of_them}."
     if higher and lower:
-        return (
+        summary = (
             f"The readings disagree: {arm} is higher than {reference} in {higher} and lower in {lower} "
             f"of {len(words)} zero-shot readings."
         )
-    if not higher and not lower:
-        return f"A difference in zero-shot transfer between {arm} and {reference} is not distinguishable here."
-    word, count = ("higher", higher) if higher else ("lower", lower)
-    return (
-        f"{arm} is {word} than {reference} in {count} of {len(words)} zero-shot readings; "
-        f"in the other{'s' if len(words) - count > 1 else ''} a difference is not distinguishable here."
-    )
+    elif not higher and not lower:
+        summary = f"A difference in zero-shot transfer between {arm} and {reference} is not established here."
+        if any(word.endswith("one seed") for word in words):
+            summary += " There is one training seed, so whether another would agree is unknown."
+    elif not rest:
+        better = "better" if higher else "worse"
+        summary = f"Here {arm} transfers {better} than {reference}: {words[0]} in {all_of_them}."
+    else:
+        word, count = ("higher", higher) if higher else ("lower", lower)
+        other = "the other" if rest == 1 else f"the other {rest}"
+        summary = (
+            f"Here {arm} is {word} than {reference} in {count} of {len(words)} zero-shot readings; in {other} a "
+            "difference is not distinguishable."
+        )
+    weak = sum(c.word in ("higher", "lower") and not c.survives_holm for c in comparisons)
+    return f"{summary} {_weak_sentence(weak, higher + lower)}" if weak else summary
+
+
+def _weak_sentence(weak: int, counted: int) -> str:
+    if weak == counted:
+        return "None of it survives Holm's correction for the number of comparisons."
+    return f"{weak} of these {counted} do{'es' if weak == 1 else ''} not survive Holm's correction."
 
 
 def sentence(comparison: Comparison) -> Text:
     """One reading in words: both values, the difference, its interval, the seeds and the Holm-adjusted p-value."""
     c = comparison
-    verdict = {
-        "higher": f"{c.arm} is higher than {c.reference}",
-        "lower": f"{c.arm} is lower than {c.reference}",
-        NOT_DISTINGUISHABLE: f"{c.arm} and {c.reference} are not distinguishable here",
-    }[c.word]
+    if c.word == NOT_DISTINGUISHABLE:
+        verdict = f"{c.arm} and {c.reference} are not distinguishable here"
+    else:
+        word, _, on = c.word.partition(" ")
+        verdict = f"{c.arm} is {word} than {c.reference}{' ' + on if on else ''}"
     numbers = f": {decimal(c.value)} against {decimal(c.reference_value)}, difference {signed(c.difference)}"
-    ci = interval(c.low, c.high)
-    tail = f" (95 % interval {ci}; Holm p {_p(c.p_holm)}). {_seeds(c)}"
+    tail = f" (95 % interval {interval(c.low, c.high)}; Holm p {_p(c.p_holm)}). {_seeds(c)}"
     return [Strong(c.reading.label), " \N{EM DASH} ", verdict, numbers, tail]
 
 
 def _p(value: float | None) -> str:
     text = p_value(value)
-    return text if text.startswith("<") else f"= {text}"
+    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
 
 
 def _seeds(c: Comparison) -> str:
@@ -130,7 +156,7 @@ def _seeds(c: Comparison) -> str:
         return "One training seed: whether another would agree is unknown."
     shown = ", ".join(signed(v) for v in values)
     if c.seeds_agree:
-        return f"All {len(values)} training seeds agree in sign ({shown})."
+        return f"{'Both' if len(values) == 2 else f'All {len(values)}'} training seeds agree in sign ({shown})."
     return f"The {len(values)} training seeds do not agree in sign ({shown})."
 
 
@@ -143,59 +169,61 @@ def control_sentence(treated: Comparison, control: Comparison | None) -> str:
     head = f"{treated.reading.short}: {name} differs from {reference} by {shown}, {arm} by {signed(treated.difference)}"
     if treated.word == NOT_DISTINGUISHABLE:
         return f"{head}. With no distinguishable effect of {arm}, there is nothing for the control to explain."
-    if control.word == NOT_DISTINGUISHABLE:
-        return f"{head}. The control is not distinguishable from {reference}; it does not explain the difference."
-    if control.word != treated.word:
-        return f"{head}. The control moves the other way; it does not explain the difference."
+    if control.word == NOT_DISTINGUISHABLE and _is_clear_of(treated, control):
+        return f"{head}. The control is not distinguishable from {reference} and does not explain the difference."
+    if control.excludes_zero and _sign(control) != _sign(treated):
+        return f"{head}. The control moves the other way and does not explain the difference."
     if _is_clear_of(treated, control):
         return f"{head}. The control has the same sign but the intervals do not overlap: it explains a part at most."
-    return f"{head}. The control has the same sign and the intervals overlap: it may explain the difference."
+    return f"{head}. The intervals overlap: the control may explain the difference."
+
+
+def _sign(comparison: Comparison) -> bool:
+    assert comparison.difference is not None
+    return comparison.difference > 0
 
 
 def _is_clear_of(treated: Comparison, control: Comparison) -> bool:
-    assert treated.low is not None
-    assert treated.high is not None
-    assert control.low is not None
-    assert control.high is not None
-    return treated.low > control.high if treated.word == "higher" else treated.high < control.low
+    if treated.low is None or treated.high is None or control.low is None or control.high is None:
+        return False
+    return treated.low > control.high if _sign(treated) else treated.high < control.low
 
 
-def floor_sentence(study: Study, reading: Reading, arms: Sequence[str]) -> str:
-    """Which arms stand clear of the constant predictor and of random initialisation in one reading.
+def floor_sentences(study: Study, readings: Sequence[Reading]) -> list[Text]:
+    """Which arms stand clear of the constant predictor and of random initialisation.
 
     Clear of the constant predictor: every single score is above it. Clear of random initialisation: the lowest score of
     the arm is above the highest of random initialisation.
     """
-    rows, seeds = reading.rows(study.transfer), reading.rows(study.seeds)
-    floors = [row["floor"] for row in rows if macro(row) and row["floor"] is not None]
-    scores = {arm: single_scores(seeds, arm) for arm in arms}
-    scores = {arm: values for arm, values in scores.items() if values}
-    parts = []
-    if floors:
-        parts.append(f"the constant predictor ({decimal(fmean(floors))}) {_clear(scores, fmean(floors))}")
-    random_scores = single_scores(seeds, "random")
-    if random_scores:
-        trained = {arm: values for arm, values in scores.items() if arm != "random"}
-        shown = decimal(fmean(random_scores))
-        parts.append(f"random initialisation ({shown}) {_clear(trained, max(random_scores))}")
-    return f"{reading.short}: {'; '.join(parts)}." if parts else f"{reading.short}: no control was run."
+    checks: dict[str, list[tuple[Reading, list[str]]]] = {"the constant predictor": [], "random initialisation": []}
+    for reading in readings:
+        seeds = reading.rows(study.seeds)
+        scores = {arm: single_scores(seeds, arm) for arm in study.arms}
+        floors = [row["floor"] for row in reading.rows(study.transfer) if macro(row) and row["floor"] is not None]
+        if floors:
+            checks["the constant predictor"].append((reading, _not_clear(scores, fmean(floors))))
+        if scores.get("random"):
+            trained = {arm: values for arm, values in scores.items() if arm != "random"}
+            checks["random initialisation"].append((reading, _not_clear(trained, max(scores["random"]))))
+    found: list[Text] = []
+    for bar, results in checks.items():
+        failed = [f"{reading.short}: {listed(arms)}" for reading, arms in results if arms]
+        which = "the one reading" if len(results) == 1 else f"all {len(results)} readings"
+        everyone = "Every arm" if bar == "the constant predictor" else "Every pretrained arm"
+        if results and not failed:
+            found.append(f"{everyone} is above {bar} in {which}.")
+        elif results:
+            found.append([f"{everyone} is above {bar} in {which}, ", Strong("except"), f" {'; '.join(failed)}."])
+    return found
 
 
-def _clear(scores: dict[str, list[float]], bar: float) -> str:
-    clear = [arm for arm, values in scores.items() if min(values) > bar]
-    not_clear = [arm for arm in scores if arm not in clear]
-    if not scores:
-        return "has nothing to be compared with"
-    if not not_clear:
-        return f"lies below every score of {listed(clear)}"
-    if not clear:
-        return f"lies clearly below none of {listed(not_clear)}"
-    return f"lies below every score of {listed(clear)}, but not of {listed(not_clear)}"
+def _not_clear(scores: dict[str, list[float]], bar: float) -> list[str]:
+    return [arm for arm, values in scores.items() if values and min(values) <= bar]
 
 
 def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
     """The verdict's paragraphs."""
-    readings = [r for r in primary_readings(study.transfer) if r.kind != "generation"]
+    readings = scored_readings(study)
     found = [c for c in (compare(study, reading, arm) for reading in readings) if c is not None]
     transfer = [c for c in found if c.reading.kind == "transfer"]
     alignment = [c for c in found if c.reading.kind == "alignment"]
@@ -211,16 +239,16 @@ def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
         result.append(Bullets([control_sentence(c, compare(study, c.reading, control)) for c in found]))
     if readings and study.transfer:
         result.append(Paragraph([Strong("Is anything above the floor? "), _FLOOR_RULE]))
-        result.append(Bullets([floor_sentence(study, reading, study.arms) for reading in readings]))
+        result.append(Bullets(floor_sentences(study, readings)))
     result.append(Paragraph([Strong("What this can and cannot support.")]))
     result.append(Bullets(limits(study, found)))
     return result
 
 
 _FLOOR_RULE = (
-    "The constant predictor always gives the commonest answer of the source language; random initialisation is the "
-    "same architecture, fine-tuned without any pretraining. A model counts as above a control only where every single "
-    "score of its seeds is."
+    "The constant predictor always gives the commonest training label (in retrieval: chance); random initialisation is "
+    "the same architecture without any pretraining, fine-tuned like the others. An arm counts as above a control only "
+    "where every single score of its seeds is."
 )
 
 
@@ -283,7 +311,7 @@ def _is_from_scratch(study: Study) -> bool:
 def headline_rows(study: Study) -> Rows:
     """One row per reading and arm: mean over seeds, spread, difference with interval, seeds, floor."""
     rows: Rows = []
-    for reading in primary_readings(study.transfer):
+    for reading in scored_readings(study):
         mine = {row["arm"]: row for row in reading.rows(study.transfer) if macro(row)}
         for arm in [a for a in study.arms if a in mine]:
             row = mine[arm]

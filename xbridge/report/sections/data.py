@@ -81,9 +81,9 @@ def _counts(study: Study, languages: Mapping[str, Any]) -> Table:
     nway = study.corpus.get("nway")
     every = f" {count(nway)} held-out strings exist in all languages." if nway is not None else ""
     caption = (
-        f"Strings by language after cleaning. Pairs are with {pivot}; text is the monolingual side that denoising reads; "
-        "splits are by a hash of the normalised pivot string, so that no string of one split is in another. Leaks: "
-        f"held-out items removed because their target side also occurs in training.{every}"
+        f"Strings by language after cleaning. Pairs are with {pivot}; text is the monolingual side that denoising "
+        "reads; splits go by a hash of the normalised pivot string, so that none is in two splits. Leaks: held-out "
+        f"items removed because their target side also occurs in training.{every}"
     )
     return Table("corpus", caption, columns, rows)
 
@@ -114,8 +114,8 @@ def _near_duplicates(study: Study) -> list[Block]:
         Column("share", "Share", percent),
     ]
     caption = (
-        "Near-duplicates: highest word Jaccard of each held-out pivot string with any training string. Exact duplicates "
-        "are removed; these stay, and flatter retrieval and translation."
+        "Near-duplicates: highest word Jaccard of each held-out pivot string with any training string. Exact "
+        "duplicates are removed; these stay, and flatter retrieval and translation."
     )
     blocks: list[Block] = [Table("near-duplicates", caption, columns, rows)]
     if study.corpus.get("retrieval_rule"):

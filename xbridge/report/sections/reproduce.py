@@ -52,7 +52,7 @@ def _versions(stages: list[Stage]) -> Table:
     ]
     return Table(
         "versions",
-        "Versions and machine; more than one value means that stages ran under different ones.",
+        "Versions and machine; several values: stages ran under different ones.",
         columns,
         rows,
     )
@@ -71,7 +71,9 @@ def _by_kind(stages: list[Stage]) -> Table:
         Column("cpu_seconds", "CPU time", duration),
         Column("bytes", "Size", size),
     ]
-    caption = "Cost by kind of stage. Wall times are summed over runs; runs side by side overlap, so that the study took less."
+    caption = (
+        "Cost by kind of stage. Wall times are summed over runs; runs side by side overlap, so the study took less."
+    )
     return Table("cost", caption, columns, rows)
 
 

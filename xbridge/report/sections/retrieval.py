@@ -14,6 +14,7 @@ from xbridge.report.readings import (
     arms_of,
     macro,
     metric_name,
+    metric_rank,
     per_train_seed,
     primary_readings,
     site_order,
@@ -26,7 +27,8 @@ STRATA = (("below 0.4", 0.0, 0.4), ("0.4 to 0.6", 0.4, 0.6), ("0.6 and above", 0
 
 def section(study: Study) -> Section:
     """Retrieval by layer."""
-    readings = [r for r in all_readings(study.transfer) if r.kind == "alignment" and r.site]
+    readings = [r for r in all_readings(study.transfer) if r.kind == "alignment" and r.site and not _is_one_way(r)]
+    readings.sort(key=lambda r: metric_rank(r.metric))
     if not readings:
         return Section("retrieval", "Retrieval by layer", [not_run("sentence retrieval")])
     blocks: list[Block] = [_by_layer(study, readings)]
@@ -43,36 +45,57 @@ def section(study: Study) -> Section:
 
 
 def _by_layer(study: Study, readings: list[Reading]) -> Figure:
-    panels, rows, shown = [], [], set()
+    panels, rows = [], []
     for task, metric in dict.fromkeys((r.task, r.metric) for r in readings):
         mine = sorted((r for r in readings if (r.task, r.metric) == (task, metric)), key=lambda r: site_order(r.site))
+        points = [_point(study, reading, arm) for reading in mine for arm in study.arms]
+        points = [point for point in points if point["value"] is not None]
         sites = [r.site for r in mine]
-        series = []
-        for arm in arms_of(study, [row for r in mine for row in r.rows(study.transfer)]):
-            y, low_high = [], []
-            for reading in mine:
-                by_seed = per_train_seed(reading.rows(study.seeds), arm)
-                row = next((x for x in reading.rows(study.transfer) if x["arm"] == arm and macro(x)), None)
-                value = row["value"] if row is not None else None
-                y.append(value)
-                low_high.append(max(abs(v - value) for v in by_seed.values()) if by_seed and value is not None else 0.0)
-                rows.append(
-                    {"task": task, "metric": metric, "site": reading.site, "arm": arm, "target_lang": ZERO_SHOT,
-                     "value": value, "seed_min": min(by_seed.values(), default=None),
-                     "seed_max": max(by_seed.values(), default=None)}
-                )  # fmt: skip
-            keep = [i for i, value in enumerate(y) if value is not None]
-            series.append(plots.Series(keep, [y[i] for i in keep], study.styles[arm], [low_high[i] for i in keep]))
-            shown.add(arm)
+        series = [_series(study, arm, [p for p in points if p["arm"] == arm], sites) for arm in arms_of(study, points)]
+        floors = [r["floor"] for reading in mine for r in reading.rows(study.transfer) if r["floor"] is not None]
         name = metric_name(metric)
-        draw = plots.lines(series, x_label="encoder layer (0 = embeddings)", y_label=name, ticks=_numbers(sites))
-        panels.append(Panel(shorten(f"{task}: {name}", 40), f"{task}, {name}, by layer and arm", draw))
+        draw = plots.lines(
+            series, x_label="encoder layer (0 = embeddings)", y_label="accuracy", ticks=_numbers(sites),
+            level=(fmean(floors), "") if floors else None,
+        )  # fmt: skip
+        panels.append(Panel(shorten(name[:1].upper() + name[1:], 40), f"{task}, {name}, by layer and arm", draw))
+        rows += points
     caption = (
-        "Macro mean over target languages of both directions' accuracy, mean over training seeds; bars reach the "
-        "farthest training seed. Candidates share no longer piece, digit or Latin run with their partner, so that a "
-        "random encoder scores near chance."
+        "Macro mean over target languages of the accuracy@1 of both directions, mean over training seeds; bars reach "
+        "the farthest training seed; the dotted line is chance. Partners share no word piece, digit or Latin run that "
+        "would give them away, so that a random encoder stays near chance."
     )
-    return Figure("retrieval", "Retrieval accuracy by layer", caption, panels, rows, plots.legend(study, sorted(shown)))
+    legend = plots.legend(study, [row["arm"] for row in rows])
+    return Figure("retrieval", "Retrieval accuracy by layer", caption, panels, rows, legend)
+
+
+def _point(study: Study, reading: Reading, arm: str) -> Row:
+    """An arm's macro mean at one layer, and the range of its training seeds."""
+    by_seed = per_train_seed(reading.rows(study.seeds), arm).values()
+    row = next((r for r in reading.rows(study.transfer) if r["arm"] == arm and macro(r)), None)
+    return {
+        "task": reading.task,
+        "metric": reading.metric,
+        "site": reading.site,
+        "arm": arm,
+        "target_lang": ZERO_SHOT,
+        "value": None if row is None else row["value"],
+        "seed_min": min(by_seed, default=None),
+        "seed_max": max(by_seed, default=None),
+    }
+
+
+def _series(study: Study, arm: str, points: Rows, sites: list[str]) -> plots.Series:
+    reach = [
+        max(p["value"] - p["seed_min"], p["seed_max"] - p["value"]) if p["seed_min"] is not None else 0.0
+        for p in points
+    ]
+    x = [float(sites.index(p["site"])) for p in points]
+    return plots.Series(x, [float(p["value"]) for p in points], study.styles[arm], reach)
+
+
+def _is_one_way(reading: Reading) -> bool:
+    return reading.metric.endswith(("_forward", "_backward"))
 
 
 def _numbers(sites: list[str]) -> list[str]:
@@ -81,15 +104,16 @@ def _numbers(sites: list[str]) -> list[str]:
 
 def _strata_table(study: Study) -> Table | None:
     jaccard = {row["id"]: row["jaccard"] for row in study.near_duplicates}
-    sites = [r.site for r in primary_readings(study.transfer) if r.kind == "alignment" and r.site]
-    if not jaccard or not sites:
+    readings = [r for r in primary_readings(study.transfer) if r.kind == "alignment" and r.site]
+    if not jaccard or not readings:
         return None
+    reading = readings[0]
     rows: Rows = []
     for arm in study.arms:
         hits: dict[str, list[float]] = {}
         for evaluation in study.evaluations:
-            if evaluation.arm == arm:
-                _add_hits(hits, evaluation, sites[0], jaccard)
+            if evaluation.arm == arm and evaluation.labels.get("task") == reading.task:
+                _add_hits(hits, evaluation, reading, jaccard)
         if hits:
             rows.append(_strata_row(arm, hits))
     if not rows:
@@ -101,19 +125,20 @@ def _strata_table(study: Study) -> Table | None:
     largest = rows[0]
     sizes = ", ".join(f"{count(largest[f'n {name}'])} ({name})" for name, _, _ in STRATA)
     caption = (
-        f"Retrieval accuracy at {sites[0]} by word Jaccard of the pivot sentence with its nearest training sentence; "
-        f"mean over items, languages, both directions and seeds. Items per model: {sizes}, counted per target language."
+        f"{reading.task}: {metric_name(reading.metric)}, {reading.site}, by word Jaccard of the pivot sentence with its "
+        f"nearest training sentence; mean over items, languages, both directions and seeds. Items per model: {sizes}, "
+        "counted once per target language."
     )
     return Table("retrieval-near-duplicates", caption, columns, rows)
 
 
-def _add_hits(hits: dict[str, list[float]], evaluation: Evaluation, site: str, jaccard: dict[str, float]) -> None:
+def _add_hits(
+    hits: dict[str, list[float]], evaluation: Evaluation, reading: Reading, jaccard: dict[str, float]
+) -> None:
     for path in sorted((evaluation.path / "predictions").glob("*.parquet")):
         rows = read_rows(path)
-        if rows and "forward_hit" not in rows[0]:
-            return
         for row in rows:
-            if row["site"] != site or jaccard.get(row["id"]) is None:
+            if (row["site"], row["margin"]) != (reading.site, reading.metric) or jaccard.get(row["id"]) is None:
                 continue
             for name, low, high in STRATA:
                 if low <= jaccard[row["id"]] < high:

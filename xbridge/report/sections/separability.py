@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from xbridge.report import plots
-from xbridge.report.document import Block, Figure, Heading, Panel, Paragraph, Section
-from xbridge.report.format import decimal, interval, shorten
+from xbridge.report.document import Block, Column, Figure, Heading, Panel, Paragraph, Section, Table
+from xbridge.report.format import interval, shorten, signed
 from xbridge.report.load import Rows, Study
-from xbridge.report.readings import ZERO_SHOT, Reading, primary_readings, site_order
+from xbridge.report.readings import ZERO_SHOT, Reading, site_order
 from xbridge.report.sections import not_run
+from xbridge.report.verdict import scored_readings
 
+_MIN_POINTS = 4
 _METRIC_NAMES = {"fisher_ratio": "Fisher ratio", "probe_accuracy": "probe accuracy"}
 
 
@@ -25,8 +27,8 @@ def section(study: Study) -> Section:
         ),
         _by_layer(study),
     ]
-    figure = _correlation(study)
-    if figure is not None:
+    correlation = _correlation(study)
+    if correlation:
         blocks += [
             Heading("Does separability go with transfer?"),
             Paragraph(
@@ -34,7 +36,7 @@ def section(study: Study) -> Section:
                 "one base: a rank correlation here describes these models and does not test a claim. How far it moves "
                 "when one arm is left out shows how little it rests on."
             ),
-            figure,
+            *correlation,
         ]
     return Section("separability", title, blocks)
 
@@ -68,7 +70,7 @@ def _by_layer(study: Study) -> Figure:
             series, x_label="encoder layer (0 = embeddings)", y_label=_metric(metric), ticks=ticks, level=level
         )
         title = f"{target}: {_metric(metric)}"
-        panels.append(Panel(shorten(title.capitalize(), 36), f"{title} by layer and model", draw))
+        panels.append(Panel(shorten(title[:1].upper() + title[1:], 36), f"{title} by layer and model", draw))
     caption = (
         "One line per training seed; label values are the mean over languages. Standard errors, n and chance of every "
         "value are in the CSV."
@@ -125,30 +127,49 @@ def without_one_arm(points: Rows) -> tuple[float | None, float | None]:
     return (min(found), max(found)) if found else (None, None)
 
 
-def _correlation(study: Study) -> Figure | None:
-    readings = [r for r in primary_readings(study.transfer) if r.kind != "generation"]
+def _correlation(study: Study) -> list[Block]:
+    """A scatter for the first reading, and the coefficients of all."""
     last = max({r["site"] for r in study.separability}, key=site_order)
-    panels, rows, sentences = [], [], []
+    readings = scored_readings(study)
+    panels, rows, coefficients = [], [], []
     for target, metric in dict.fromkeys((r["target"], r["metric"]) for r in study.separability):
-        for reading in readings[:2]:
+        name = f"{target} {_metric(metric)}"
+        for reading in readings:
             points = points_of(study, reading, target, metric, last)
-            if len(points) < 4:
+            if len(points) < _MIN_POINTS:
                 continue
-            rho = spearman([p["separability"] for p in points], [p["score"] for p in points])
             low, high = without_one_arm(points)
-            what = f"{target} {_metric(metric)} and {reading.short}"
-            sentences.append(f"{what}: ρ = {decimal(rho)}, without one arm {interval(low, high)}, n = {len(points)}")
+            rho = spearman([p["separability"] for p in points], [p["score"] for p in points])
+            coefficients.append(
+                {"separability": name, "reading": reading.label, "site": last, "rho": rho, "rho_min": low,
+                 "rho_max": high, "num_models": len(points), "num_arms": len({p["arm"] for p in points})}
+            )  # fmt: skip
             keys = {"target": target, "metric": metric, "site": last, "task": reading.task, "mode": reading.mode}
-            rows += [{**keys, **p, "rho": rho, "rho_without_arm_min": low, "rho_without_arm_max": high} for p in points]
-            series = [plots.Series([p["separability"]], [p["score"]], study.styles[p["arm"]]) for p in points]
-            draw = plots.lines(series, x_label=f"{target} {_metric(metric)}", y_label=shorten(reading.short, 28))
-            panels.append(
-                Panel(shorten(reading.short, 32), f"{what}, one point per model", draw, width=2.9, height=2.3)
-            )
+            rows += [{**keys, **p} for p in points]
+            if reading == readings[0]:
+                series = [plots.Series([p["separability"]], [p["score"]], study.styles[p["arm"]]) for p in points]
+                draw = plots.lines(series, x_label=name, y_label=shorten(reading.short, 28))
+                title = shorten(name[:1].upper() + name[1:], 36)
+                panels.append(Panel(title, f"{name} and {reading.short}, one point per model", draw))
     if not panels:
-        return None
-    caption = (
-        f"Separability at {last} against the zero-shot score. Spearman's rank correlation. {'; '.join(sentences)}."
-    )
+        return []
+    caption = f"Separability at {last} against the zero-shot score of {readings[0].label}, one point per model."
     legend = plots.legend(study, [p["arm"] for p in rows])
-    return Figure("separability-transfer", "Separability and transfer", caption, panels, rows, legend)
+    figure = Figure("separability-transfer", "Separability and transfer", caption, panels, rows, legend)
+    return [figure, _coefficients(coefficients, last)]
+
+
+def _coefficients(rows: Rows, site: str) -> Table:
+    shown = [{**row, "range": interval(row["rho_min"], row["rho_max"])} for row in rows]
+    columns = [
+        Column("reading", "Zero-shot score", is_number=False, is_row_header=True),
+        Column("rho", "Spearman ρ", signed),
+        Column("range", "Without one arm"),
+        Column("num_models", "Models"),
+        Column("num_arms", "Arms"),
+    ]
+    caption = (
+        f"Rank correlation over models of separability at {site} with the zero-shot score. Without one arm: lowest and "
+        "highest coefficient when one arm at a time is left out. No test is given: the models are not independent."
+    )
+    return Table("separability-correlation", caption, columns, shown, group="separability", data=rows)

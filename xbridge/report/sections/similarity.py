@@ -1,17 +1,32 @@
 """Linear CKA between models, layer by layer, and between languages inside each model."""
 
+import math
+import re
 from itertools import combinations
 from statistics import fmean
 
 from xbridge.report import plots
-from xbridge.report.document import Block, Figure, Heading, Panel, Paragraph, Section
+from xbridge.report.document import Block, Details, Figure, Heading, Panel, Paragraph, Section
 from xbridge.report.format import decimal, shorten
 from xbridge.report.load import Rows, Study, Training
 from xbridge.report.readings import site_order
 from xbridge.report.sections import not_run
 
-_MAX_PANELS = 12
+ALL_LANGUAGES = "all"
+_MAX_PER_GROUP = 6
+_MAX_LANGUAGE_PANELS = 12
 _CELL_INCHES = 0.3
+_NAMES = {"cka": "CKA", "mutual_knn": "mutual kNN"}
+_EXPLANATIONS = {
+    "cka": (
+        "Linear CKA (Kornblith et al. 2019) of pooled sentence representations is 1 where two layers hold the same "
+        "geometry up to rotation and scale; the unbiased estimator is about 0 where they are unrelated."
+    ),
+    "mutual_knn": (
+        "Mutual kNN (Huh et al. 2024) is the share of a sentence's nearest neighbours that two representations have in "
+        "common: unlike CKA, it sees local structure only."
+    ),
+}
 
 
 def section(study: Study) -> Section:
@@ -19,23 +34,20 @@ def section(study: Study) -> Section:
     title = "Similarity of representations"
     if not study.similarity:
         return Section("similarity", title, [not_run("comparison of representations")])
-    blocks: list[Block] = [
-        Paragraph(
-            "Linear CKA (Kornblith et al. 2019) of mean-pooled sentence representations: 1 where two layers hold the "
-            "same geometry up to rotation and scale, about 0 where they are unrelated (unbiased estimator)."
-        )
-    ]
-    for measure, estimator in dict.fromkeys((r["measure"], r["estimator"]) for r in study.similarity):
+    blocks: list[Block] = []
+    kinds = sorted(dict.fromkeys((r["measure"], r["estimator"]) for r in study.similarity), key=lambda k: k[0] != "cka")
+    for index, (measure, estimator) in enumerate(kinds):
         rows = [r for r in study.similarity if (r["measure"], r["estimator"]) == (measure, estimator)]
-        suffix = "" if measure == "cka" else f"-{measure}"
-        name = f"{measure.upper()} ({estimator})" if estimator else measure.upper()
-        blocks += _between_models(study, rows, name, suffix)
-        blocks += _between_languages(study, rows, name, suffix)
+        name = _NAMES.get(measure, measure.replace("_", " ")) + (f" ({estimator})" if estimator else "")
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{measure} {estimator}".lower()).strip("-")
+        explained = [Paragraph(_EXPLANATIONS[measure])] if measure in _EXPLANATIONS else []
+        found = [*explained, *_between_models(study, rows, name, slug), *_between_languages(study, rows, name, slug)]
+        blocks += found if index == 0 else [Details(f"The same by {name}", found)]
     return Section("similarity", title, blocks)
 
 
 def pairs_to_show(study: Study) -> list[tuple[str, str, str]]:
-    """(model a, model b, why): base and each arm, reference and each arm, and the seeds of each arm."""
+    """(model a, model b, group): base and each arm, reference and each arm, and two seeds of each arm."""
     first: dict[str, Training] = {}
     for training in study.trainings:
         first.setdefault(training.arm, training)
@@ -43,40 +55,43 @@ def pairs_to_show(study: Study) -> list[tuple[str, str, str]]:
     continued = [arm for arm in arms if arm not in ("random", "base")]
     pairs = []
     if "base" in first:
-        pairs += [(first["base"].model, first[arm].model, "base and arm") for arm in arms if arm != "base"]
+        pairs += [(first["base"].model, first[arm].model, "Base and each arm") for arm in arms if arm != "base"]
     if study.reference in first:
         ours = first[study.reference].model
-        pairs += [(ours, first[a].model, "reference and arm") for a in continued if a != study.reference]
+        pairs += [
+            (ours, first[a].model, f"{study.reference} and each other arm") for a in continued if a != study.reference
+        ]
     for arm in continued:
         models = [t.model for t in study.trainings if t.arm == arm]
-        pairs += [(a, b, "two seeds of one arm") for a, b in list(combinations(models, 2))[:1]]
+        pairs += [(a, b, "Two training seeds of one arm") for a, b in list(combinations(models, 2))[:1]]
     return pairs
 
 
-def _between_models(study: Study, rows: Rows, name: str, suffix: str) -> list[Block]:
+def _between_models(study: Study, rows: Rows, name: str, slug: str) -> list[Block]:
     across = [r for r in rows if r["model_a"] != r["model_b"] and r["language_a"] == r["language_b"]]
+    if any(r["language_a"] != ALL_LANGUAGES for r in across):
+        across = [r for r in across if r["language_a"] != ALL_LANGUAGES]
     languages = {r["language_a"] for r in across}
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
-    errors: list[float] = []
     for r in across:
         value = float(r["value"])
         cells.setdefault((r["model_a"], r["model_b"]), {}).setdefault((r["site_a"], r["site_b"]), []).append(value)
         cells.setdefault((r["model_b"], r["model_a"]), {}).setdefault((r["site_b"], r["site_a"]), []).append(value)
-        if r["stderr"] is not None:
-            errors.append(float(r["stderr"]))
-    chosen = [(a, b, why) for a, b, why in pairs_to_show(study) if (a, b) in cells]
+    errors = _errors(across)
+    wanted = [pair for pair in pairs_to_show(study) if pair[:2] in cells]
+    chosen = [pair for i, pair in enumerate(wanted) if sum(p[2] == pair[2] for p in wanted[:i]) < _MAX_PER_GROUP]
     if not chosen:
         return []
     panels = []
-    for a, b, _ in chosen[:_MAX_PANELS]:
+    for a, b, group in chosen:
         grid = cells[(a, b)]
         rows_of, columns_of = (sorted({key[i] for key in grid}, key=site_order) for i in (0, 1))
         values = [[fmean(grid[(r, c)]) if (r, c) in grid else None for c in columns_of] for r in rows_of]
         labels = [[site.rpartition(".")[2] for site in sites] for sites in (rows_of, columns_of)]
         draw = plots.heat(values, labels[0], labels[1], y_label=f"{a} layer", x_label=f"{b} layer")
         side = max(1.6, 0.75 + _CELL_INCHES * max(len(rows_of), len(columns_of)))
-        panels.append(Panel("", f"{name} between the layers of {a} and {b}", draw, width=side, height=side))
-    more = f" {len(chosen) - _MAX_PANELS} more pairs are in the CSV." if len(chosen) > _MAX_PANELS else ""
+        panels.append(Panel("", f"{name} between the layers of {a} and {b}", draw, side, side, group))
+    more = f" {len(wanted) - len(chosen)} more pairs are in the CSV." if len(wanted) > len(chosen) else ""
     mean_over = (
         f"mean over {len(languages)} languages of each language's value" if len(languages) > 1 else "all sentences"
     )
@@ -85,11 +100,11 @@ def _between_models(study: Study, rows: Rows, name: str, suffix: str) -> list[Bl
         f"{study.reference} with each other arm, and two seeds of an arm, which shows how much of a difference is the "
         f"seed's; {mean_over}.{_error_sentence(errors)} {_n_sentence(across)}{more}"
     )
-    figure = Figure(f"similarity-models{suffix}", "Between models", caption, panels, across, scale=(name, 0, 1))
+    figure = Figure(f"similarity-models-{slug}", "Between models", caption, panels, across, scale=(name, 0, 1))
     return [Heading("Between models"), figure]
 
 
-def _between_languages(study: Study, rows: Rows, name: str, suffix: str) -> list[Block]:
+def _between_languages(study: Study, rows: Rows, name: str, slug: str) -> list[Block]:
     inside = [
         r
         for r in rows
@@ -104,12 +119,12 @@ def _between_languages(study: Study, rows: Rows, name: str, suffix: str) -> list
     by_cell: dict[tuple[str, str, frozenset[str]], float] = {
         (r["model_a"], r["site_a"], frozenset((r["language_a"], r["language_b"]))): float(r["value"]) for r in inside
     }
-    errors = [float(r["stderr"]) for r in inside if r["stderr"] is not None]
+    errors = _errors(inside)
     blocks: list[Block] = [Heading("Between languages, inside each model")]
-    blocks.append(_mean_by_layer(study, by_cell, sites, name, suffix))
+    blocks.append(_mean_by_layer(study, by_cell, sites, name, slug))
     codes = [c for c in study.languages if any(c in key[2] for key in by_cell)]
     panels = []
-    for arm in [a for a in study.arms if a in first][:_MAX_PANELS]:
+    for arm in [a for a in study.arms if a in first][:_MAX_LANGUAGE_PANELS]:
         values = [[by_cell.get((first[arm], sites[-1], frozenset((a, b)))) for b in codes] for a in codes]
         labels = [study.short(code) for code in codes]
         side = max(1.8, 0.75 + _CELL_INCHES * len(codes))
@@ -121,13 +136,13 @@ def _between_languages(study: Study, rows: Rows, name: str, suffix: str) -> list
         f"of each arm; every layer and seed is in the CSV.{_error_sentence(errors)} {_n_sentence(inside)}"
     )
     blocks.append(
-        Figure(f"similarity-languages{suffix}", "Between languages", caption, panels, inside, scale=(name, 0, 1))
+        Figure(f"similarity-languages-{slug}", "Between languages", caption, panels, inside, scale=(name, 0, 1))
     )
     return blocks
 
 
 def _mean_by_layer(
-    study: Study, by_cell: dict[tuple[str, str, frozenset[str]], float], sites: list[str], name: str, suffix: str
+    study: Study, by_cell: dict[tuple[str, str, frozenset[str]], float], sites: list[str], name: str, slug: str
 ) -> Figure:
     series, rows = [], []
     for training in study.trainings:
@@ -147,9 +162,11 @@ def _mean_by_layer(
     panel = Panel("Mean over language pairs", f"mean {name} over language pairs by layer and model", draw, width=4.2)
     caption = "Mean over language pairs; one line per training seed."
     legend = plots.legend(study, [t.arm for t in study.trainings])
-    return Figure(
-        f"similarity-languages-by-layer{suffix}", "Between languages by layer", caption, [panel], rows, legend
-    )
+    return Figure(f"similarity-languages-by-layer-{slug}", "Between languages by layer", caption, [panel], rows, legend)
+
+
+def _errors(rows: Rows) -> list[float]:
+    return [float(r["stderr"]) for r in rows if r["stderr"] is not None and not math.isnan(r["stderr"])]
 
 
 def _error_sentence(errors: list[float]) -> str:

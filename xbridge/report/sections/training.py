@@ -163,7 +163,8 @@ def _accounting(study: Study) -> Table:
         Column("cpu_seconds", "CPU time", duration),
     ]
     caption = (
-        "What each training consumed. Non-padded and padded tokens count source and target; supervised tokens are those "
-        "the loss is taken over; final loss is the mean of the last 20 steps. Wall times of runs side by side overlap."
+        "What each training consumed. Non-padded and padded tokens count source and target; supervised tokens are "
+        "those the loss is taken over; final loss is the mean of the last 20 steps. Wall times of "
+        "runs side by side overlap."
     )
     return Table("training", caption, columns, rows)

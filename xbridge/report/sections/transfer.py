@@ -13,11 +13,10 @@ from xbridge.report.readings import (
     all_readings,
     arms_of,
     per_train_seed,
-    primary_readings,
     targets_of,
 )
 from xbridge.report.sections import not_run
-from xbridge.report.verdict import compare, headline_rows
+from xbridge.report.verdict import compare, headline_rows, scored_readings
 
 _ESTIMATOR = (
     "Mean over training and fine-tuning seeds of the macro mean over target languages; seed SD is the sample standard "
@@ -30,7 +29,7 @@ def section(study: Study) -> Section:
     """Zero-shot transfer."""
     if not study.transfer:
         return Section("transfer", "Zero-shot transfer", [not_run("evaluation, or the comparison of its scores")])
-    readings = primary_readings(study.transfer)
+    readings = scored_readings(study)
     blocks: list[Block] = [_headline(study), *_differences(study, readings), Heading("By language")]
     blocks.append(
         Paragraph(
@@ -92,8 +91,8 @@ def _differences(study: Study, readings: list[Reading]) -> list[Block]:
     if not panels:
         return []
     caption = (
-        f"Points: mean difference; bars: its 95 % interval (paired bootstrap over examples and seeds); ticks below: the "
-        f"difference of each training seed to the same seed of {study.reference}. Right of the line is better than "
+        f"Points: mean difference; bars: its 95 % interval (paired bootstrap over examples and seeds); ticks below: "
+        f"the difference of each training seed to the same seed of {study.reference}. Right of the line is better than "
         f"{study.reference}."
     )
     return [Figure("differences", f"Difference to {study.reference}, zero-shot macro mean", caption, panels, rows)]
@@ -124,7 +123,8 @@ def _languages_figure(study: Study, readings: list[Reading]) -> Figure:
                 marks.append(plots.Mark(index, value, study.styles[arm], min(by_seed), max(by_seed), offset=shift))
                 rows.append(
                     {"task": reading.task, "mode": reading.mode, "metric": reading.metric, "site": reading.site,
-                     "arm": arm, "target_lang": code, "value": value, "seed_min": min(by_seed), "seed_max": max(by_seed)}
+                     "arm": arm, "target_lang": code, "value": value, "seed_min": min(by_seed),
+                     "seed_max": max(by_seed)}
                 )  # fmt: skip
                 shown.add(arm)
         if marks:
@@ -153,7 +153,6 @@ def _languages_table(study: Study, readings: list[Reading]) -> Table:
         if floors:
             rows.append({"reading": reading.label, "arm": "constant predictor", **floors})
     targets = [code for code in [*study.languages, *sorted(found)] if code in found and code != study.source_lang]
-    shown = {r.metric for r in readings}
     for reading in all_readings(study.transfer):
         data.extend(reading.rows(study.transfer))
     has_source = any(row["target_lang"] in (SOURCE, study.source_lang) for row in study.transfer)
@@ -167,9 +166,7 @@ def _languages_table(study: Study, readings: list[Reading]) -> Table:
         *source,
     ]
     caption = (
-        "Every language, mean over seeds. Controls: random is the same architecture without pretraining, base the model "
-        "before continued training. Spread, intervals and every other metric and layer are in the CSV."
-        if shown
-        else ""
+        "Every language, mean over seeds. Controls: random is the same architecture without pretraining, base the "
+        "model before continued training. Spread, intervals and every other metric and layer are in the CSV."
     )
     return Table("transfer", caption, columns, rows, group="reading", data=data)
