@@ -1,6 +1,8 @@
 """Metrics against seqeval, scikit-learn and sacrebleu, and against values worked by hand."""
 
+import gzip
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from xbridge.tasks import metrics
 
+PANX = Path(__file__).parents[3] / "shared" / "data" / "panx"
 TAG_SETS = {
     "bio": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
     "inside only": ["O", "I-PER", "I-LOC"],
@@ -118,3 +121,26 @@ def test_chinese_bleu_is_tokenised_by_character():
 )
 def test_bleu_tokeniser_follows_the_script(lang, tokenizer):
     assert metrics.bleu_tokenizer(lang) == tokenizer
+
+
+def panx(lang, sentences):
+    """The first tag sequences of a PAN-X development set."""
+    text = gzip.decompress((PANX / f"dev-{lang}.tsv.gz").read_bytes()).decode("utf-8")
+    blocks = [block.split("\n") for block in text.strip().split("\n\n")[:sentences]]
+    return [[line.split("\t")[-1] for line in block if line] for block in blocks]
+
+
+@pytest.mark.skipif(not PANX.is_dir(), reason="needs the PAN-X files of ../shared/data")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lang", ["de", "zh", "ar"])
+def test_span_f1_of_damaged_panx_tags_is_that_of_seqeval(lang):
+    from seqeval.metrics import f1_score
+    from seqeval.scheme import IOB2
+
+    gold = panx(lang, 400)
+    shifted = [[*tags[1:], "O"] if i % 3 == 0 else tags for i, tags in enumerate(gold)]
+    predicted = [[tag.replace("B-", "I-") if i % 2 else tag for i, tag in enumerate(tags)] for tags in shifted]
+    lenient, strict = metrics.span_f1(gold, predicted).f1, metrics.span_f1_strict(gold, predicted).f1
+    assert lenient == pytest.approx(f1_score(gold, predicted), abs=1e-12)
+    assert strict == pytest.approx(f1_score(gold, predicted, mode="strict", scheme=IOB2), abs=1e-12)
+    assert strict < lenient < 1

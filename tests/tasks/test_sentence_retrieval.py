@@ -8,7 +8,8 @@ import torch
 
 from xbridge.core.config import parse
 from xbridge.core.errors import UserError
-from xbridge.core.files import write_table
+from xbridge.core.files import read_rows, write_table
+from xbridge.tasks import evaluate
 from xbridge.tasks import sentence_retrieval as retrieval
 
 TATOEBA = Path(__file__).parents[3] / "shared" / "data" / "tatoeba"
@@ -100,3 +101,24 @@ def test_letter_trigrams_beat_chance_on_tatoeba_spanish():
     for rule in ("cosine", "margin", "centred_margin"):
         forward, backward = retrieval.hits(source, target, rule, "ratio", 4)
         assert 10 / 200 < (sum(forward) + sum(backward)) / 400 < 0.9
+
+
+def test_the_stage_scores_every_layer_and_states_chance(tiny_model, tmp_path):
+    rows = [
+        {"id": f"{i}", "source_lang": "eng_Latn", "target_lang": "deu_Latn", "source": s, "target": t}
+        for i, (s, t) in enumerate([("red light", "rotes Licht"), ("blue", "blau"), ("turn it off", "schalte aus")])
+    ]
+    write_table(tmp_path / "corpus" / "retrieval.parquet", rows)
+    for out, size in (("a", 1), ("b", 100)):
+        config = parse(evaluate.Config, {"task": "sentence_retrieval", "batch_size": size})
+        evaluate.run(config, evaluate.Inputs(model=tiny_model, data=tmp_path / "corpus"), tmp_path / out)
+    scores = read_rows(tmp_path / "a" / "scores.parquet")
+    assert {row["site"] for row in scores} == {"encoder.0", "encoder.1", "encoder.2"}
+    assert {row["value"] for row in scores if row["predictor"] == "constant"} == {1 / 3}
+    hits = read_rows(tmp_path / "a" / "predictions" / "deu_Latn.parquet")
+    assert hits == read_rows(tmp_path / "b" / "predictions" / "deu_Latn.parquet")
+    for score in scores:
+        if score["predictor"] == "model" and score["metric"] == "centred_margin":
+            own = [h for h in hits if h["site"] == score["site"] and h["margin"] == "centred_margin"]
+            both = sum(h["forward_hit"] + h["backward_hit"] for h in own)
+            assert score["value"] == pytest.approx(both / 6)
