@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from xbridge.data.languages import UNSPACED_SCRIPTS, language
+from xbridge.ops.spans import lenient_spans, strict_spans
 
 Tags = Sequence[Sequence[str]]  # one list of tags per sentence, one tag per word
-Span = tuple[str, int, int]  # type, first word, last word
 S = TypeVar("S")
 
 
@@ -68,44 +68,6 @@ def span_f1_strict(gold: Tags, predicted: Tags) -> F1:
     in_gold = {(i, span) for i, tags in enumerate(gold) for span in strict_spans(tags)}
     in_predicted = {(i, span) for i, tags in enumerate(predicted) for span in strict_spans(tags)}
     return _f1(in_gold, in_predicted)
-
-
-def strict_spans(tags: Sequence[str]) -> list[Span]:
-    """IOB2 spans of one sentence; an I- tag that continues no span of its type belongs to none."""
-    spans: list[Span] = []
-    open_type: str | None = None
-    for i, tag in enumerate(tags):
-        prefix, _, kind = tag.partition("-")
-        if prefix == "B":
-            spans.append((kind, i, i))
-            open_type = kind
-        elif prefix == "I" and kind == open_type:
-            spans[-1] = (kind, spans[-1][1], i)
-        else:
-            open_type = None
-    return spans
-
-
-def lenient_spans(sentences: Tags) -> list[Span]:
-    """Spans of all sentences by the conlleval rules that seqeval 1.2.2 applies, positions counted over all of them.
-
-    A tag's first letter is its prefix, what follows (less a hyphen) its type, whatever the tag: so I-PER opens a span
-    after O or after another type, `NOUN` is a span of type `OUN`, and equal tags in a row are one span.
-    """
-    spans: list[Span] = []
-    before, before_kind, start = "O", "", 0
-    words = [tag for tags in sentences for tag in (*tags, "O")]
-    for i, tag in enumerate([*words, "O"]):
-        prefix, kind = tag[:1], tag[1:].split("-", maxsplit=1)[-1] or "_"
-        changed = kind != before_kind
-        closes = before in ("E", "S") or (before in ("B", "I") and prefix in ("B", "S", "O"))
-        if closes or (changed and before not in ("O", ".")):
-            spans.append((before_kind, start, i - 1))
-        opens = prefix in ("B", "S") or (before in ("E", "S", "O") and prefix in ("E", "I"))
-        if opens or (changed and prefix not in ("O", ".")):
-            start = i
-        before, before_kind = prefix, kind
-    return spans
 
 
 def _f1(gold: set[S], predicted: set[S]) -> F1:
