@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from xbridge.core.config import parse
-from xbridge.core.errors import ConfigError, UserError
-from xbridge.models.heads import Head, HeadConfig, load_head, read_record, save_head
+from xbridge.core.errors import UserError
+from xbridge.models.heads import Head, load_head, read_record, save_head
 
 
 def make(seed=0, **config):
-    return Head(4, 3, HeadConfig(**config), generator=torch.Generator().manual_seed(seed))
+    return Head(4, 3, **config, generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_linear_head_is_a_matrix_and_a_bias():
@@ -34,7 +33,7 @@ def test_a_saved_head_scores_as_before(tmp_path, hidden_units):
     again, record = load_head(tmp_path)
     assert torch.equal(again(x), head(x))
     assert record["labels"] == ["a", "b", "c"]
-    assert again.config == head.config
+    assert again.shape == head.shape
 
 
 def test_dropout_acts_in_training_only():
@@ -54,9 +53,3 @@ def test_damaged_weights_are_named(tmp_path):
     (tmp_path / "head.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"head\.safetensors: cannot be read"):
         load_head(tmp_path)
-
-
-@pytest.mark.parametrize("data", [{"hidden_units": -1}, {"dropout": 1.0}])
-def test_impossible_settings_name_their_key(data):
-    with pytest.raises(ConfigError, match=rf"^{next(iter(data))}: must"):
-        parse(HeadConfig, data)

@@ -227,3 +227,9 @@ def test_words_that_are_cut_off_get_the_commonest_tag(tiny_model, tmp_path, writ
     for row in read_rows(tmp_path / "s" / "predictions" / "eng_Latn.parquet"):
         assert len(row["prediction"]) == len(row["gold"])
         assert row["prediction"][-1] == "O"
+
+
+@pytest.mark.parametrize("data", [{"hidden_units": -1}, {"dropout": 1.0}])
+def test_impossible_settings_name_their_key(data):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(data))}: must"):
+        parse(finetune.HeadConfig, data)

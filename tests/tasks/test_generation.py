@@ -35,7 +35,7 @@ def corpus(tmp_path):
 def test_directions_and_their_references():
     pairs = generation.Pairs(["1"], "eng_Latn", ["red"], ["rot"])
     assert generation.oriented(pairs, "deu_Latn", "from_pivot") == ("eng_Latn", "deu_Latn", ["red"], ["rot"])
-    assert generation.oriented(pairs, "deu_Latn", "into_pivot") == ("deu_Latn", "eng_Latn", ["rot"], ["red"])
+    assert generation.oriented(pairs, "deu_Latn", "to_pivot") == ("deu_Latn", "eng_Latn", ["rot"], ["red"])
 
 
 def test_only_test_pairs_are_read_and_a_sample_is_always_the_same(corpus):

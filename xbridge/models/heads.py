@@ -7,7 +7,6 @@ the head is a linear layer, or one hidden layer of GELU units before it.
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xbridge.core.config import parse
-from xbridge.core.errors import ConfigError, UserError
+from xbridge.core.errors import UserError
 from xbridge.core.files import atomic, read_json, write_json
 
 WEIGHTS, RECORD = "head.safetensors", "head.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """The head's shape. All of it is the user's choice; sizes of features and label sets come from model and data."""
-
-    hidden_units: int = 0
-    """GELU units of a hidden layer; 0 = a linear head."""
-    dropout: float = 0.1
-    """Share of feature entries (and of hidden units) set to zero in training."""
-
-    def __post_init__(self) -> None:
-        if self.hidden_units < 0:
-            raise ConfigError("hidden_units", "must be 0 (linear) or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout", "must be at least 0 and below 1")
-
-
 class Head(nn.Module):
     """Scores of `num_outputs` labels for each feature row: (rows, d) -> (rows, num_outputs), float32."""
 
-    def __init__(self, num_features: int, num_outputs: int, config: HeadConfig, *, generator: torch.Generator):
-        """Weights are Xavier-uniform (Glorot and Bengio 2010) from `generator`, biases zero."""
+    def __init__(
+        self,
+        num_features: int,
+        num_outputs: int,
+        *,
+        hidden_units: int = 0,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        """`hidden_units` 0 is a linear head. `dropout` is the share of features and hidden units that training drops.
+
+        Weights are Xavier-uniform (Glorot and Bengio 2010) from `generator`, biases zero.
+        """
         super().__init__()
-        self.config = config
-        self.dropout = nn.Dropout(config.dropout)
-        sizes = [num_features, config.hidden_units, num_outputs] if config.hidden_units else [num_features, num_outputs]
+        self.shape: dict[str, int | float] = {
+            "num_features": num_features,
+            "num_outputs": num_outputs,
+            "hidden_units": hidden_units,
+            "dropout": dropout,
+        }
+        self.dropout = nn.Dropout(dropout)
+        sizes = [num_features, hidden_units, num_outputs] if hidden_units else [num_features, num_outputs]
         layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -66,8 +64,7 @@ def save_head(head: Head, folder: Path, record: Mapping[str, Any]) -> None:
     """Write `head.safetensors` and `head.json`: the head's shape, and `record` (labels, task, features ...)."""
     with atomic(folder / WEIGHTS) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, temporary)
-    shape = {"num_features": head.layers[0].in_features, "num_outputs": head.layers[-1].out_features}
-    write_json(folder / RECORD, {"head": asdict(head.config), **shape, **record})
+    write_json(folder / RECORD, {"head": head.shape, **record})
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -83,8 +80,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def load_head(folder: Path) -> tuple[Head, dict[str, Any]]:
     """A saved head in eval mode, and its record."""
     record = read_record(folder)
-    config = parse(HeadConfig, record["head"])
-    head = Head(record["num_features"], record["num_outputs"], config, generator=torch.Generator())
+    head = Head(**record["head"], generator=torch.Generator())
     try:
         head.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -16,7 +16,6 @@ from xbridge.core.console import log, progress
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import size_of
 from xbridge.core.runtime import derive_seed
-from xbridge.models.heads import HeadConfig
 from xbridge.tasks.base import IGNORED, Encoded, HeadTask
 from xbridge.tasks.epochs import EpochPlan, batches_by_length
 from xbridge.tasks.examples import Example, load_examples, require
@@ -30,6 +29,24 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MODEL = "model"  # folder of the model, in a train folder as in this stage's
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Shape of a task head."""
+
+    hidden_units: int = 0
+    """GELU units of a hidden layer; 0 = a linear head."""
+    dropout: float = 0.1
+    """Share of feature entries (and of hidden units) set to zero in training."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_units < 0:
+            raise ConfigError("hidden_units", "must be 0 (linear) or more")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout", "must be at least 0 and below 1")
+
+
 OPTIM = OptimConfig(lr=1e-3, warmup_steps=20, schedule="linear")
 HEAD = HeadConfig()
 
@@ -102,7 +119,13 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     encoded = [e for e in encoded if any(t != IGNORED for t in e.targets)]
     features = task.features(config.task.config)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "head"))
-    head = Head(encoder.dim, len(labels), config.head, generator=generator)
+    head = Head(
+        encoder.dim,
+        len(labels),
+        hidden_units=config.head.hidden_units,
+        dropout=config.head.dropout,
+        generator=generator,
+    )
     if config.freeze:
         train_probe(config, encoder, head, encoded, features, out)
         link_model(encoder.folder, out / MODEL)

@@ -25,14 +25,14 @@ PREDICTIONS = pa.schema(
     [("id", pa.string()), ("direction", pa.string()), ("source", pa.string()), ("reference", pa.string()),
      ("hypothesis", pa.string())]
 )  # fmt: skip
-Direction = Literal["from_pivot", "into_pivot"]
+Direction = Literal["from_pivot", "to_pivot"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is translated, and how."""
 
-    directions: tuple[Direction, ...] = ("from_pivot", "into_pivot")
+    directions: tuple[Direction, ...] = ("from_pivot", "to_pivot")
     """Translate the pivot into each language, each language into the pivot, or both."""
     max_pairs: int | None = 200
     """A fixed sample of so many pairs per language; null = all."""
@@ -43,7 +43,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.directions:
-            raise ConfigError("directions", "give from_pivot, into_pivot or both")
+            raise ConfigError("directions", "give from_pivot, to_pivot or both")
         for name in ("max_pairs", "max_new_tokens", "num_beams"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -99,17 +99,17 @@ def oriented(pairs: Pairs, lang: str, direction: Direction) -> tuple[str, str, l
 
 
 def score_language(lang: str, pairs: Pairs, hypotheses: dict[Direction, list[str]]) -> LanguageResult:
-    """chrF and BLEU of each direction, with signatures. The metric's suffix is the direction."""
+    """chrF and BLEU of each direction, which is the metric's suffix, with signatures. Rows name the pivot as source."""
     scores: list[ScoreRow] = []
     rows: list[dict[str, str]] = []
     signatures: dict[str, str] = {}
     for direction, said in hypotheses.items():
-        source_lang, target_lang, sources, references = oriented(pairs, lang, direction)
+        _, target_lang, sources, references = oriented(pairs, lang, direction)
         for predictor, candidates in (("model", said), ("copy", sources)):
             result = translation_scores(candidates, references, target_lang)
             for metric, value in (("chrf", result.chrf), ("bleu", result.bleu)):
                 scores.append(
-                    ScoreRow(f"{metric}_{direction}", predictor, source_lang, lang, "", value, len(references))
+                    ScoreRow(f"{metric}_{direction}", predictor, pairs.pivot, lang, "", value, len(references))
                 )
             signatures[f"chrf_{direction}"] = result.chrf_signature
             signatures[f"bleu_{direction}"] = result.bleu_signature
