@@ -26,7 +26,7 @@ def make_card(config: "Config", pool: "Pool", bitext: Bitext, jaccard: list[floa
             "script": LANGUAGES[code].script,
             "family": LANGUAGES[code].family,
             "read": pool.num_read[code],
-            "dropped": dict(sorted(pool.dropped[code].items())),
+            "dropped": {name: count for name, count in sorted(pool.dropped[code].items()) if count},
             "leaks_removed": bitext.num_leaks.get(code, 0),
             "pairs": {split: pairs[code, split] for split in ("train", "dev", "test")},
             "mono": {split: mono[code, split] for split in ("train", "dev", "test")},

@@ -19,7 +19,7 @@ _REFERENCE = re.compile(r"\[%key:")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _PERCENT = re.compile(r"%(?:\(\w+\))?[sd]\b|%\d+\$[sd]\b")
 _IMAGE_OR_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\([^()]*\)[^()\s]*)*\)")
-_URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"'，。；）]+")
+_URL = re.compile(r"(?<![A-Za-z])(?:https?://|www\.)[^\s<>\"'，。；）]+")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 _EMPHASIS = re.compile(
     r"(?<!\s)\*{1,3}|\*{1,3}(?!\s)|`+|(?<!\w)_{1,2}(?=\S)|(?<=\S)_{1,2}(?!\w)|^\s{0,3}#{1,6}\s+", re.MULTILINE

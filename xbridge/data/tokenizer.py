@@ -7,6 +7,7 @@ around a text; what stands where is the business of models/families.py.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,9 +157,17 @@ def train_sentencepiece(texts: Sequence[str], config: Config) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        problem = str(error).rsplit(": ", 1)[-1].strip()
-        raise ConfigError("vocab_size", f"sentencepiece cannot train {config.vocab_size} pieces: {problem}") from None
+        raise ConfigError("vocab_size", _training_problem(str(error), config.vocab_size)) from None
     return model.getvalue()
+
+
+def _training_problem(message: str, vocab_size: int) -> str:
+    """One line for sentencepiece's two usual complaints, or its own words."""
+    if limit := re.search(r"value <= (\d+)", message):
+        return f"the corpus has too little text for {vocab_size} pieces; it allows at most {limit[1]}"
+    if needed := re.search(r"required_chars\D*\d+ vs (\d+)", message):
+        return f"{vocab_size} cannot hold the {needed[1]} characters to cover; raise it or lower `character_coverage`"
+    return f"sentencepiece cannot train {vocab_size} pieces ({' '.join(message.split())})"
 
 
 def normalizer(*, lowercase: bool) -> Any:

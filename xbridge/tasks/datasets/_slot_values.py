@@ -54,15 +54,15 @@ def load_slot_values(corpus: Path, languages: tuple[str, ...]) -> dict[str, Slot
     for split, code, text in _rows(corpus / "mono.parquet", ("split", "lang", "text")):
         if split == "train" and code in free and _is_free_text(text, code):
             free[code].add(text)
-    return {
-        code: SlotValues(
-            _required(areas[code], code, "area names (keys onboarding/area/*)", corpus),
-            {domain: sorted(found) for domain, found in names[code].items()},
-            _required(free[code], code, "short texts", corpus),
-        )
-        for code in languages
-        if _required({n for d in DEVICE_DOMAINS for n in names[code].get(d, ())}, code, "device names", corpus)
-    }
+    values: dict[str, SlotValues] = {}
+    for code in languages:
+        devices = {name for domain in DEVICE_DOMAINS for name in names[code].get(domain, ())}
+        _require(areas[code], code, "area names (keys onboarding/area/*)", corpus)
+        _require(devices, code, "device names (keys */entity/*/*/name)", corpus)
+        _require(free[code], code, "short texts", corpus)
+        by_domain = {domain: sorted(found) for domain, found in names[code].items()}
+        values[code] = SlotValues(sorted(areas[code]), by_domain, sorted(free[code]))
+    return values
 
 
 def _rows(path: Path, names: tuple[str, ...]) -> "zip[tuple[str, ...]]":
@@ -82,10 +82,9 @@ def _is_free_text(text: str, code: str) -> bool:
     )
 
 
-def _required(values: set[str], code: str, what: str, corpus: Path) -> list[str]:
+def _require(values: set[str], code: str, what: str, corpus: Path) -> None:
     if not values:
         raise UserError(
             f"{corpus}: has no {what} in {code} ({language(code).name}) to fill the templates' slots with; "
             "the corpus needs the homeassistant source and this language, or leave the language out of the task"
         )
-    return sorted(values)

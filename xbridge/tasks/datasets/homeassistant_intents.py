@@ -59,10 +59,10 @@ def read(config: Config, languages: tuple[str, ...], source_lang: str, corpus: P
             "corpus: homeassistant_intents fills its slots from a corpus of the homeassistant source; name one"
         )
     files = _files(config.version)
+    templates = {code: _load(files, language(code), config.min_intents) for code in languages}
     values = load_slot_values(corpus, languages)
     with progress("sample", total=len(languages), unit="language") as bar:
-        for code in languages:
-            data = _load(files, language(code), config.min_intents)
+        for code, data in templates.items():
             where = f"{PACKAGE} {config.version}, {code}"
             grammar = Grammar(data["expansion_rules"], data["lists"], values[code], where)
             for intent in sorted(data["intents"]):
