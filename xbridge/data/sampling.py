@@ -51,7 +51,8 @@ def random_bits(key: int, *counters: IntArray) -> NDArray[np.uint64]:
 
 def uniform(key: int, *counters: IntArray) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) with 53 random bits."""
-    return np.multiply(random_bits(key, *counters) >> np.uint64(11), 2.0**-53, dtype=np.float64)
+    numbers: NDArray[np.float64] = (random_bits(key, *counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def permutation(key: int, n: int) -> IntArray:
@@ -64,7 +65,8 @@ def temperature_shares(sizes: Sequence[int], temperature: float) -> NDArray[np.f
     if temperature < 1:
         raise ConfigError("temperature", f"must be at least 1 (1 = in proportion to the data), got {temperature}")
     powers = np.asarray(sizes, dtype=np.float64) ** (1 / temperature)
-    return powers / powers.sum()
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
 
 
 class Sampler:

@@ -20,9 +20,12 @@ def quiet() -> Iterator[None]:
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(logging.CRITICAL)
     hf_logging.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # saving imports DeepSpeed where it is installed, which announces itself
     try:
         yield
     finally:
+        logging.disable(before)
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()

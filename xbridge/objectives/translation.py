@@ -20,7 +20,7 @@ from xbridge.data.batching import Lengths
 from xbridge.data.sampling import Examples, Part, permutation, random_bits, temperature_shares
 from xbridge.data.tokens import TokenTable, encode, starts_of
 from xbridge.objectives.base import LossSum, Material
-from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, make_batch, seq2seq_loss
+from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
 
 if TYPE_CHECKING:
     from torch import nn
