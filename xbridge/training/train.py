@@ -292,7 +292,7 @@ def _summary(
         "steps": totals.steps,
         "budget": asdict(config.budget),
         "tokens": totals.tokens._asdict(),
-        "padding_share": round(1 - totals.tokens.nonpad / max(totals.tokens.padded, 1), 4),
+        "padding_share": round(1 - totals.tokens.nonpad / totals.tokens.padded, 4) if totals.steps else None,
         "loss": totals.loss,
         "validation": dict(totals.validation) if totals.validation else None,
         "seconds": round(totals.seconds, 3),
