@@ -29,6 +29,7 @@ CLEANED = [
     ("soft\u00adhyphen\u200b", "softhyphen"),
     ("می\u200cخواهم", "می\u200cخواهم"),
     ("ﬁne", "fine"),
+    ("⚠\ufe0f Warning", "⚠ Warning"),
 ]
 
 
@@ -60,6 +61,14 @@ def test_normalising_twice_changes_nothing(text):
 )
 def test_case_digits_and_punctuation_do_not_make_two_strings_different(left, right):
     assert normalise(left) == normalise(right)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("कि", "की"), ("ปิด", "ปัด"), ("naïve", "naive"), ("می\u200cخواهم", "میخواهم")]
+)
+def test_marks_and_joiners_are_part_of_a_word(left, right):
+    assert normalise(left) != normalise(right)
+    assert " " not in normalise(left)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,6 @@ def _group(
     """Entries by normalised pivot string, and the texts {language: texts} of those whose pivot was dropped."""
     groups: dict[str, _Group] = {}
     orphans: dict[str, set[str]] = {}
-    verdicts: dict[tuple[str, str], str | None] = {}
     for entry in entries:
         source = entry.texts.get(pivot)
         for code, target in entry.texts.items():
@@ -84,18 +83,24 @@ def _group(
                 orphans.setdefault(code, set()).add(target)
                 dropped[code]["no pivot text"] += 1
             elif code == pivot:
-                group = groups.setdefault(normalise(source), _Group())
-                group.sources[source] += 1
+                _group_of(groups, source).sources[source] += 1
             else:
-                if (source, target) not in verdicts:
-                    verdicts[source, target] = reject_pair(source, target, cleaning)
-                reason = verdicts[source, target]
+                reason = reject_pair(source, target, cleaning)
                 if reason is not None:
                     dropped[code][reason] += 1
                     continue
-                group = groups.setdefault(normalise(source), _Group())
-                group.pairs.setdefault(code, Counter())[source, target] += 1
+                pairs = _group_of(groups, source).pairs
+                if code not in pairs:
+                    pairs[code] = Counter()
+                pairs[code][source, target] += 1
     return groups, orphans
+
+
+def _group_of(groups: dict[str, _Group], source: str) -> _Group:
+    form = normalise(source)
+    if form not in groups:
+        groups[form] = _Group()
+    return groups[form]
 
 
 def _train_pairs(

@@ -7,13 +7,16 @@ import html
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from xbridge.core.errors import ConfigError
 from xbridge.data.languages import LANGUAGES
 
 PLACEHOLDER = "{}"
 """What every placeholder (`{name}`, ICU plurals, `%s`) is written as."""
+
+MEMO = 1 << 18
+"""Strings whose verdicts are remembered: catalogues repeat themselves, and a large corpus must still fit in memory."""
 
 _REFERENCE = re.compile(r"\[%key:")
 _BRACES = re.compile(r"\{[^{}]*\}")
@@ -25,12 +28,10 @@ _EMPHASIS = re.compile(
     r"(?<!\s)\*{1,3}|\*{1,3}(?!\s)|`+|(?<!\w)_{1,2}(?=\S)|(?<=\S)_{1,2}(?!\w)|^\s{0,3}#{1,6}\s+", re.MULTILINE
 )
 _SPACE = re.compile(r"\s+")
-_INVISIBLE = ("Cf", "Cc", "Co")  # format, control and private-use characters
 _JOINERS = "\u200c\u200d"  # spelling, not formatting, in Persian and the scripts of India
 _HOLE = "\ue000"  # a private-use character that stands for a placeholder while braces are looked at
 
 _DIGITS = re.compile(r"\d+")
-_NOT_WORD = re.compile(r"[\W_]+")
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
@@ -59,7 +60,7 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     if not text.isascii() or "&" in text:
         text = unicodedata.normalize("NFKC", html.unescape(text))
-        text = "".join(c for c in text if unicodedata.category(c) not in _INVISIBLE or c.isspace() or c in _JOINERS)
+        text = _invisible().sub("", text)
     if "{" in text:
         text = _fill_braces(text)
     if "%" in text:
@@ -83,11 +84,38 @@ def _fill_braces(text: str) -> str:
         text = filled
 
 
-@cache
+@lru_cache(maxsize=MEMO)
 def normalise(text: str) -> str:
     """The form in which two strings count as the same: case-folded, digit runs as 0, punctuation as one space."""
     text = unicodedata.normalize("NFKC", text).casefold()
-    return _NOT_WORD.sub(" ", _DIGITS.sub("0", text)).strip()
+    return _not_word().sub(" ", _DIGITS.sub("0", text)).strip()
+
+
+@cache
+def _invisible() -> re.Pattern[str]:
+    """Format, control and private-use characters and variation selectors, but not spaces and joiners."""
+    return re.compile(f"(?![\\s{_JOINERS}])[{_characters_of('Cf', 'Cc', 'Co')}\ufe00-\ufe0f]")
+
+
+@cache
+def _not_word() -> re.Pattern[str]:
+    """Runs of what is no letter, digit or mark: `\\w` leaves out the vowel signs of Thai and the scripts of India."""
+    return re.compile(f"(?:[^\\w{_characters_of('Mn', 'Mc', 'Me')}{_JOINERS}]|_)+")
+
+
+def _characters_of(*categories: str) -> str:
+    """Ranges for a regex character class: the characters of these Unicode categories in the first two planes."""
+    codes = [code for code in range(0x20000) if unicodedata.category(chr(code)) in categories]
+    starts = [code for i, code in enumerate(codes) if i == 0 or codes[i - 1] != code - 1]
+    ends = [code for i, code in enumerate(codes) if i == len(codes) - 1 or codes[i + 1] != code + 1]
+    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
+
+
+@lru_cache(maxsize=MEMO)
+def judge(raw: str, code: str, limits: Cleaning) -> tuple[str, str | None]:
+    """The cleaned text, and the name of the filter that drops it or None."""
+    text = clean(raw)
+    return text, reject_text(raw, text, code, limits)
 
 
 def reject_text(raw: str, text: str, code: str, limits: Cleaning) -> str | None:
@@ -110,6 +138,7 @@ def reject_text(raw: str, text: str, code: str, limits: Cleaning) -> str | None:
     return None
 
 
+@lru_cache(maxsize=MEMO)
 def reject_pair(source: str, target: str, limits: Cleaning) -> str | None:
     """The name of the filter that drops this pair of cleaned texts, or None."""
     if normalise(source) == normalise(target):

@@ -17,12 +17,14 @@ from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import write_json, write_table
 from xbridge.data.bitext import Bitext, build
 from xbridge.data.card import make_card
-from xbridge.data.cleaning import Cleaning, clean, reject_text
+from xbridge.data.cleaning import Cleaning, judge
 from xbridge.data.entries import Entry
 from xbridge.data.languages import language
 from xbridge.data.splitting import Split, max_jaccard
 
 VERSION = 1
+NUM_NEAR_DUPLICATES = 5000
+"""Held-out strings that are searched for near-duplicates in the training text: the search is quadratic."""
 
 ENTRIES = pa.schema([("key", pa.string()), ("lang", pa.string()), ("text", pa.string())])
 BITEXT = pa.schema([(name, pa.string()) for name in ("id", "split", "source_lang", "target_lang", "source", "target")])
@@ -94,16 +96,12 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
 
 
 def _read_source(config: Config, source: Plugin, pool: Pool) -> None:
-    """Clean every text of a source once, and count what its language loses to which filter."""
-    seen: dict[tuple[str, str], tuple[str, str | None]] = {}
+    """Clean every text of a source, and count what its language loses to which filter."""
     for entry in source.load().read(source.config, config.languages, config.languages[0]):
         kept: dict[str, str] = {}
         for code, raw in entry.texts.items():
             pool.num_read[code] += 1
-            if (code, raw) not in seen:
-                text = clean(raw)
-                seen[code, raw] = (text, reject_text(raw, text, code, config.cleaning))
-            text, reason = seen[code, raw]
+            text, reason = judge(raw, code, config.cleaning)
             if reason is None:
                 kept[code] = text
             else:
@@ -128,8 +126,14 @@ def _check_languages(config: Config, bitext: Bitext, pool: Pool) -> None:
 
 
 def _near_duplicates(bitext: Bitext, pivot: str) -> list[dict[str, Any]]:
-    """For every held-out pivot string, its highest word Jaccard with a training pivot string."""
-    held_out = {row["id"]: (row["split"], row["source"]) for row in bitext.held_out}
+    """For every held-out pivot string, its highest word Jaccard with a training pivot string.
+
+    Of more than `NUM_NEAR_DUPLICATES` strings, those that are retrieved or compared come first.
+    """
+    used = {row["id"] for row in bitext.retrieval} | {row["id"] for row in bitext.nway}
+    texts = {row["id"]: (row["split"], row["source"]) for row in bitext.held_out}
+    first = sorted(texts, key=lambda id_: (id_ not in used, id_))[:NUM_NEAR_DUPLICATES]
+    held_out = {id_: texts[id_] for id_ in sorted(first)}
     train = [row["text"] for row in bitext.mono if row["lang"] == pivot and row["split"] == "train"]
     scores = max_jaccard([text for _, text in held_out.values()], train)
     return [

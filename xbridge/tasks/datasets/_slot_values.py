@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 from xbridge.core.errors import UserError
@@ -15,7 +16,7 @@ NAME_LISTS = ("name", "entity")
 
 _AREA_KEY = re.compile(r"^onboarding/area/")
 _NAME_KEY = re.compile(r"^[^/]+/entity/([^/]+)/[^/]+/name$")
-_WORDS = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*")
+_JOINING = " '’-"
 _MAX_NAME_COLUMNS = 30
 _MAX_FREE_COLUMNS = 24
 _MAX_FREE_WORDS = 3
@@ -71,7 +72,10 @@ def _rows(path: Path, names: tuple[str, ...]) -> "zip[tuple[str, ...]]":
 
 
 def _is_plain(text: str, max_columns: int) -> bool:
-    return columns(text) <= max_columns and _WORDS.fullmatch(text) is not None
+    """Letters (with their marks) in one or a few words: no digit, no other punctuation."""
+    return columns(text) <= max_columns and all(
+        c.isalpha() or c in _JOINING or unicodedata.category(c).startswith("M") for c in text
+    )
 
 
 def _is_free_text(text: str, code: str) -> bool:
