@@ -27,7 +27,7 @@ from xbridge.study import stages
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     settle_environment()
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -43,6 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `xbridge ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, taking `key=value` also after options, where argparse itself gives up."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

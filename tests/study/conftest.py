@@ -4,15 +4,21 @@ import random
 from pathlib import Path
 
 import pytest
-import yaml
 
-NOUNS = {
-    "lamp": ("lampe", "lámpara"), "door": ("tür", "puerta"), "window": ("fenster", "ventana"), "clock": ("uhr", "reloj"),
-    "kitchen": ("küche", "cocina"), "garden": ("garten", "jardín"), "heater": ("heizung", "estufa"), "bell": ("glocke", "timbre"),
-    "pump": ("pumpe", "bomba"), "fan": ("lüfter", "abanico"), "roof": ("dach", "techo"), "stair": ("treppe", "escalera"),
-}  # fmt: skip
-VERBS = {"open": ("öffne", "abre"), "close": ("schließe", "cierra"), "start": ("starte", "inicia"), "check": ("prüfe", "revisa")}
-PLACES = {"upstairs": ("oben", "arriba"), "outside": ("draußen", "afuera"), "today": ("heute", "hoy"), "now": ("jetzt", "ahora")}
+
+def lexicon(text: str) -> dict[str, tuple[str, str]]:
+    """`english german spanish` per entry -> {english: (german, spanish)}."""
+    entries = [entry.split() for entry in text.split(",")]
+    return {english: (german, spanish) for english, german, spanish in entries}
+
+
+NOUNS = lexicon(
+    "lamp lampe lámpara, door tür puerta, window fenster ventana, clock uhr reloj, kitchen küche cocina, "
+    "garden garten jardín, heater heizung estufa, bell glocke timbre, pump pumpe bomba, fan lüfter abanico, "
+    "roof dach techo, stair treppe escalera"
+)
+VERBS = lexicon("open öffne abre, close schließe cierra, start starte inicia, check prüfe revisa")
+PLACES = lexicon("upstairs oben arriba, outside draußen afuera, today heute hoy, now jetzt ahora")
 
 
 def toy_sentences() -> list[tuple[str, str, str, str]]:
@@ -24,7 +30,9 @@ def toy_sentences() -> list[tuple[str, str, str, str]]:
                 if noun < other:
                     for place, (de_p, es_p) in PLACES.items():
                         english = f"{verb} {noun} and {other} {place}"
-                        rows.append((verb, english, f"{de_v} {de_n} und {de_o} {de_p}", f"{es_v} {es_n} y {es_o} {es_p}"))
+                        rows.append(
+                            (verb, english, f"{de_v} {de_n} und {de_o} {de_p}", f"{es_v} {es_n} y {es_o} {es_p}")
+                        )
     random.Random(0).shuffle(rows)
     return rows
 
@@ -44,14 +52,3 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 labelled.append("\t".join((f"{lang}-{i}", split, lang, text, label)))
     (folder / "labels.tsv").write_text("\n".join(labelled) + "\n", encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def toy_study(toy_files: Path, tmp_path: Path) -> Path:
-    """The study file, in a folder of its own."""
-    study = yaml.safe_load((Path(__file__).parent / "toy.yaml").read_text(encoding="utf-8"))
-    study["corpus"]["sources"][0]["path"] = str(toy_files / "bitext.tsv")
-    study["data"]["commands"]["source"]["path"] = str(toy_files / "labels.tsv")
-    path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-    return path

@@ -198,9 +198,10 @@ def parse_plugin(package: str, data: Any, path: str) -> Plugin:
 
 
 def plugin_names(package: str) -> list[str]:
-    """Names of the modules in `package`, for messages."""
+    """Names of the plug-ins in `package`, for messages: modules with a `Config` that are not stages (no `Inputs`)."""
     folder = Path(importlib.import_module(package).__path__[0])
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    return sorted(name for name, text in texts.items() if "\nclass Config" in text and "\nclass Inputs" not in text)
 
 
 def _convert_value(hint: Any, value: Any, path: str) -> Any:

@@ -6,8 +6,9 @@ import importlib
 import inspect
 import itertools
 import textwrap
+import types
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from xbridge.core.config import Plugin, canonical, plugin_names
 
@@ -22,8 +23,11 @@ class Key:
     text: str
 
 
-def keys_of(cls: type[Any], prefix: str = "") -> list[Key]:
-    """Keys of a config dataclass, depth first; a plug-in's own keys are listed by `xbridge config keys MODULE`."""
+def keys_of(cls: type[Any], prefix: str = "", default: Any = None) -> list[Key]:
+    """Keys of a config dataclass, depth first; a plug-in's own keys are listed by `xbridge config keys MODULE`.
+
+    `default`: the instance that stands for a section that is not given; its values are the defaults then.
+    """
     texts = field_docstrings(cls)
     hints = get_type_hints(cls, include_extras=True)
     keys: list[Key] = []
@@ -31,10 +35,13 @@ def keys_of(cls: type[Any], prefix: str = "") -> list[Key]:
         path = f"{prefix}{field.name}"
         nested = _dataclass_in(hints[field.name])
         if nested is not None and nested is not Plugin:
-            keys.append(Key(path, "section", "", texts.get(field.name, "")))
-            keys += keys_of(nested, f"{path}.")
+            many = {tuple: ".0", dict: ".NAME"}.get(get_origin(hints[field.name]), "")
+            keys.append(Key(path + many, "section", "", texts.get(field.name, "")))
+            value = getattr(default, field.name, None) if default is not None else field.default
+            keys += keys_of(nested, f"{path}{many}.", value if isinstance(value, nested) else None)
         else:
-            keys.append(Key(path, _type_text(hints[field.name]), _default_text(field), texts.get(field.name, "")))
+            value = _default_text(field) if default is None else _value_text(getattr(default, field.name))
+            keys.append(Key(path, _type_text(hints[field.name]), value, texts.get(field.name, "")))
     return keys
 
 
@@ -66,10 +73,10 @@ def config_class(name: str) -> type[Any]:
 
 
 def _dataclass_in(hint: Any) -> Any:
-    """The dataclass that a hint is or holds (alone or optional), or None."""
+    """The dataclass that a hint is or holds (alone, optional, in a list or under names), or None."""
     if dataclasses.is_dataclass(hint):
         return hint
-    if get_origin(hint) in (tuple, dict, Annotated):
+    if get_origin(hint) is Annotated:
         return None
     return next((arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)), None)
 
@@ -82,8 +89,8 @@ def _type_text(hint: Any) -> str:
         return f"list of {_type_text(args[0])}"
     if origin is dict:
         return f"mapping to {_type_text(args[1])}"
-    if args and type(None) in args:
-        return " or ".join(_type_text(a) for a in args if a is not type(None)) + " or null"
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _type_text(a) for a in args)
     if str(origin) == "typing.Literal":
         return " | ".join(map(str, args))
     names = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
@@ -92,6 +99,10 @@ def _type_text(hint: Any) -> str:
 
 def _default_text(field: "dataclasses.Field[Any]") -> str:
     if field.default is not dataclasses.MISSING:
-        value = canonical(field.default)
-        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return _value_text(field.default)
     return "{}" if field.default_factory is not dataclasses.MISSING else "required"
+
+
+def _value_text(value: Any) -> str:
+    plain = canonical(value)
+    return "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else str(plain)
