@@ -19,7 +19,7 @@ import yaml
 from xbridge import __version__
 from xbridge.core.artifact import Artifact, folder_name
 from xbridge.core.config import apply_overrides, canonical, load_yaml, parse
-from xbridge.core.errors import ConfigError, Interrupted, UserError
+from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
 from xbridge.core.runtime import settle_environment
 from xbridge.study import stages
 
@@ -34,15 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"xbridge: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `xbridge ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        explained = user_error_of(error, "xbridge")
+        if explained is None:
+            raise
+        print(f"xbridge: {explained}", file=sys.stderr)
+        return 2
     except Interrupted as error:
         print("xbridge: stopped; run the same command again to continue", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("xbridge: stopped; run the same command again to continue", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `xbridge ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

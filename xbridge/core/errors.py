@@ -1,5 +1,7 @@
 """Exceptions that are meant for a person: one line, no traceback. Exit code 2 for bad input, 128 + n for signal n."""
 
+import errno
+
 
 class UserError(ValueError):
     """Bad input, described in one line that names the file, row, language or config path and says what to do."""
@@ -11,6 +13,23 @@ class ConfigError(UserError):
     def __init__(self, path: str, problem: str):
         super().__init__(f"{path}: {problem}" if path else problem)
         self.path = path
+
+
+_OS_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run again (finished stages are kept)",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again (finished stages are kept)",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "no permission; choose another folder or mend its rights",
+    errno.EPERM: "not permitted; choose another folder or mend its rights",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "not a folder",
+}
+
+
+def user_error_of(error: OSError, place: str) -> UserError | None:
+    """The line for a file-system error that a person can mend, or None. `place` names it where the error does not."""
+    advice = _OS_ADVICE.get(error.errno or 0)
+    return UserError(f"{error.filename or place}: {advice}") if advice else None
 
 
 class Interrupted(RuntimeError):

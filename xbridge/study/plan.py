@@ -226,9 +226,10 @@ class _Builder:
         try:
             return parse(cls, filled, path)
         except ConfigError as error:
-            raise ConfigError(
-                self.where_written(error.path, path), str(error).removeprefix(f"{error.path}: ")
-            ) from None
+            where = self.where_written(error.path, path)
+            if error.path.startswith(f"{path}.languages") and "languages" not in settings:
+                where = error.path.removeprefix(f"{path}.")  # they are the study's own
+            raise ConfigError(where, str(error).removeprefix(f"{error.path}: ")) from None
 
     def where_written(self, error_path: str, path: str) -> str:
         """The path where the user wrote the value: an arm's setting may stand in `train` or `continued`."""

@@ -4,7 +4,6 @@ The study runner, the stage commands and the tests all come through `execute`.
 """
 
 import dataclasses
-import errno
 import importlib
 import time
 import types
@@ -15,7 +14,7 @@ from typing import Any
 
 from xbridge.core.artifact import MANIFEST, Artifact, read_manifest
 from xbridge.core.config import canonical, digest_of, parse
-from xbridge.core.errors import ConfigError, UserError
+from xbridge.core.errors import ConfigError, user_error_of
 from xbridge.core.files import sha256_of_path
 
 MODULES = {
@@ -114,11 +113,5 @@ def execute(node: Node) -> float:
         seconds = time.monotonic() - started
         node.artifact.finish(seconds=seconds, cpu_seconds=time.process_time() - cpu_started, parents=node.parents)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{node.artifact.path}: the disk is full; free some space and run again (finished stages are kept)"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES):
-            raise UserError(f"{error.filename or node.artifact.path}: cannot be written ({error.strerror})") from error
-        raise
+        raise user_error_of(error, str(node.artifact.path)) or error from None
     return seconds
