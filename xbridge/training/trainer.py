@@ -272,19 +272,21 @@ def make_accelerator(precision: Precision, zero: ZeroConfig, clip_norm: float = 
     """An `Accelerator` for this process; `UserError` where the processes did not find each other."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
 
     place = settle_environment()
-    handlers = []
-    if place.world_size > 1 and not torch.cuda.is_available():
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))  # accelerate finds no backend by itself on a CPU
+    on_cpu = place.world_size > 1 and not torch.cuda.is_available()
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu else []  # accelerate finds none by itself on a CPU
     AcceleratorState._reset_state()  # one process may train twice, with another precision
     accelerator = Accelerator(
+        cpu=on_cpu and not zero.stage,  # without it accelerate forms the group but leaves the gradients apart
         mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=handlers,
         deepspeed_plugin=deepspeed_plugin(zero, clip_norm) if zero.stage else None,
     )
     if accelerator.num_processes != place.world_size:
         raise UserError(f"launched as {place.world_size} processes but {accelerator.num_processes} found each other")
+    assert place.world_size == 1 or accelerator.distributed_type != DistributedType.NO
     return accelerator
 
 
