@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from xbridge.core.files import read_rows, read_table
 from xbridge.models.heads import load_head
 from xbridge.models.loading import load_backbone
 from xbridge.tasks import evaluate, finetune
+from xbridge.training.metrics_log import read_metrics
 
 FAST = {"epochs": 40, "batch_size": 4, "optim": {"lr": 3e-3, "warmup_steps": 5, "schedule": "linear"}}
 
@@ -233,3 +236,35 @@ def test_words_that_are_cut_off_get_the_commonest_tag(tiny_model, tmp_path, writ
 def test_impossible_settings_name_their_key(data):
     with pytest.raises(ConfigError, match=rf"^{next(iter(data))}: must"):
         parse(finetune.HeadConfig, data)
+
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+from xbridge.core.config import parse
+from xbridge.tasks import finetune
+model, data, out = map(Path, sys.argv[1:])
+config = parse(finetune.Config, {"task": "tagging", "epochs": 3, "batch_size": 4, "head": {"dropout": 0.0}})
+finetune.run(config, finetune.Inputs(model=model, data=data), out)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_fine_tune_with_the_losses_and_scores_of_one(tiny_model, toy_data, tmp_path):
+    script = tmp_path / "tune.py"
+    script.write_text(TWO_RANKS, encoding="utf-8")
+    for ranks in ("1", "2"):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            ranks,
+            str(script),
+        ]
+        subprocess.run([*command, str(tiny_model), str(toy_data), str(tmp_path / ranks)], check=True, timeout=200)
+    losses = [[line["loss"] for line in read_metrics(tmp_path / ranks / "metrics.jsonl")] for ranks in ("1", "2")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # Adam blows up the rounding of gradients that are near zero
+    scores = [score(tmp_path / ranks, toy_data, tmp_path / f"s{ranks}") for ranks in ("1", "2")]
+    assert scores[0] == scores[1]

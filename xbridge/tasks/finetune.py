@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from xbridge.core.config import Plugin, canonical, undigested
 from xbridge.core.console import log, progress
 from xbridge.core.errors import ConfigError, UserError
-from xbridge.core.files import size_of
 from xbridge.core.runtime import derive_seed
 from xbridge.tasks.base import IGNORED, Encoded, HeadTask
 from xbridge.tasks.epochs import EpochPlan, batches_by_length
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from xbridge.activations.encoder import Encoder
     from xbridge.models.heads import Head
+    from xbridge.training.trainer import Trainer
 
 VERSION = 1
 MODEL = "model"  # folder of the model, in a train folder as in this stage's
@@ -63,7 +63,7 @@ class Config:
     """Leave the model as it is and train the head alone."""
     seed: int = 0
     """Seed of the head's weights, of the order of examples and of dropout."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the training examples."""
     batch_size: int = 64
     """Examples per update, over all ranks."""
@@ -126,12 +126,9 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         dropout=config.head.dropout,
         generator=generator,
     )
-    if config.freeze:
-        train_probe(config, encoder, head, encoded, features, out)
-        link_model(encoder.folder, out / MODEL)
-    else:
-        train_whole(config, encoder, head, encoded, features, out)
-        encoder.save(out / MODEL)
+    prepare = prepare_probe if config.freeze else prepare_whole
+    trainer = prepare(config, encoder, head, encoded, features, out)
+    trainer.run()
     record = {
         "task": config.task.type,
         "task_config": canonical(config.task.config),
@@ -142,15 +139,21 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         "freeze": config.freeze,
         "selection": config.selection,
     }
-    save_head(head, out / MODEL, record)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    log("fine-tuned", examples=len(encoded), labels=len(labels), megabytes=round(size_of(out / MODEL) / 1e6, 1))
+    if trainer.is_main:
+        if config.freeze:
+            link_model(encoder.folder, out / MODEL)
+        else:
+            encoder.save(out / MODEL)
+        save_head(head, out / MODEL, record)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    trainer.wait()
+    log("fine-tuned", examples=len(encoded), labels=len(labels), features=features, frozen=config.freeze)
 
 
-def train_whole(
+def prepare_whole(
     config: Config, encoder: "Encoder", head: "Head", encoded: Sequence[Encoded], features: str, out: Path
-) -> None:
-    """Train the backbone and the head together."""
+) -> "Trainer":
+    """A trainer of the backbone and the head together."""
     from xbridge.tasks.features import TaskModel, collate, freeze_unused, task_loss
     from xbridge.training.trainer import Trainer
 
@@ -159,13 +162,13 @@ def train_whole(
         config, encoded, lambda numbers, silent: collate(encoder, [encoded[i] for i in numbers], silent=silent)
     )
     model = TaskModel(encoder, head, features)
-    Trainer(model, task_loss, plan, config.optim, out, seed=config.seed, save_every=config.save_every).run()
+    return Trainer(model, task_loss, plan, config.optim, out, seed=config.seed, save_every=config.save_every)
 
 
-def train_probe(
+def prepare_probe(
     config: Config, encoder: "Encoder", head: "Head", encoded: Sequence[Encoded], features: str, out: Path
-) -> None:
-    """Compute the features once, then train the head on them."""
+) -> "Trainer":
+    """Compute the features once; a trainer of the head on them."""
     import torch
 
     from xbridge.tasks.features import FeatureBatch, probe_loss
@@ -179,7 +182,7 @@ def train_probe(
         return FeatureBatch(torch.cat([rows[i] for i in numbers]), target_N.fill_(IGNORED) if silent else target_N)
 
     plan = make_plan(config, encoded, collate)
-    Trainer(head, probe_loss, plan, config.optim, out, seed=config.seed, save_every=config.save_every).run()
+    return Trainer(head, probe_loss, plan, config.optim, out, seed=config.seed, save_every=config.save_every)
 
 
 def compute_features(encoder: "Encoder", encoded: Sequence[Encoded], features: str, batch_size: int) -> "list[Tensor]":
