@@ -76,6 +76,12 @@ def test_pairs_that_spelling_gives_away_are_left_out(source, target, code, is_fr
     assert is_overlap_free(source, target, code) is is_free
 
 
+def test_a_shorter_anchor_is_stricter():
+    pair = ("Demand", "Handel", "deu_Latn")  # "and" inside both
+    assert is_overlap_free(*pair, 4)
+    assert not is_overlap_free(*pair, 3)
+
+
 def test_marks_at_the_ends_are_stripped():
     assert strip_marks("¿Está abierto?") == "Está abierto"
     assert strip_marks("打开灯。") == "打开灯"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xbridge.data.cleaning import Cleaning, normalise, reject_pair
 from xbridge.data.entries import Entry
-from xbridge.data.splitting import SPLITS, Split, is_overlap_free, pivot_id, split_of, strip_marks
+from xbridge.data.splitting import ANCHOR_CHARACTERS, SPLITS, Split, is_overlap_free, pivot_id, split_of, strip_marks
 
 Row = dict[str, str]
 
@@ -220,22 +220,27 @@ def _nway(held_out: list[Row], languages: Sequence[str]) -> list[Row]:
 
 
 def _retrieval(held_out: list[Row], languages: Sequence[str], pool_size: int) -> list[Row]:
-    """The first `pool_size` overlap-free test pairs of each language by id (a hash, so a random draw).
+    """Up to `pool_size` overlap-free test pairs of each language, sorted by id.
 
-    Sources and targets are distinct within a language: a pool must have one right answer.
+    The strictest rule's pairs come first, in the order of their ids (a hash, so a random draw). Targets are distinct
+    within a language, for a pool must have one right answer.
     """
     rows: list[Row] = []
     for code in languages[1:]:
-        targets: set[str] = set()
-        chosen = 0
-        for row in held_out:
-            if row["split"] != "test" or row["target_lang"] != code or chosen == pool_size:
-                continue
-            source, target = strip_marks(row["source"]), strip_marks(row["target"])
-            form = normalise(target)
-            if form in targets or not is_overlap_free(source, target, code):
-                continue
-            targets.add(form)
-            chosen += 1
-            rows.append({name: row[name] for name in row if name != "split"} | {"source": source, "target": target})
+        pairs = [_stripped(row) for row in held_out if row["split"] == "test" and row["target_lang"] == code]
+        chosen: dict[str, Row] = {}
+        for anchor in ANCHOR_CHARACTERS:
+            for row in pairs:
+                form = normalise(row["target"])
+                if len(chosen) == pool_size:
+                    break
+                if form not in chosen and is_overlap_free(row["source"], row["target"], code, anchor):
+                    chosen[form] = row
+        rows.extend(sorted(chosen.values(), key=lambda row: row["id"]))
     return rows
+
+
+def _stripped(row: Row) -> Row:
+    """The pair without its split, and without marks at the ends of its sides."""
+    kept = {name: value for name, value in row.items() if name != "split"}
+    return kept | {side: strip_marks(row[side]) for side in ("source", "target")}

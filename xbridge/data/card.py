@@ -1,22 +1,27 @@
 """The data card: what the corpus holds, what was dropped and why, and where it comes from."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from xbridge.data.bitext import Bitext
+from xbridge.data.entries import Pool
 from xbridge.data.languages import LANGUAGES
 from xbridge.data.splitting import RETRIEVAL_RULE
-
-if TYPE_CHECKING:
-    from xbridge.data.corpus import Config, Pool
 
 JACCARD_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def make_card(config: "Config", pool: "Pool", bitext: Bitext, jaccard: list[float]) -> dict[str, Any]:
-    """The content of card.json. `jaccard`: of every test string, the highest with a training string."""
+def make_card(
+    codes: Sequence[str], pool: Pool, bitext: Bitext, jaccard: list[float], sources: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of card.json.
+
+    `codes`: the study's languages, pivot first. `jaccard`: of every test string, the highest with a training string.
+    `sources`: what each source's `describe` said.
+    """
     pairs = Counter((row["target_lang"], row["split"]) for row in bitext.train + bitext.held_out)
     mono = Counter((row["lang"], row["split"]) for row in bitext.mono)
     retrieval = Counter(row["target_lang"] for row in bitext.retrieval)
@@ -32,15 +37,15 @@ def make_card(config: "Config", pool: "Pool", bitext: Bitext, jaccard: list[floa
             "mono": {split: mono[code, split] for split in ("train", "dev", "test")},
             "retrieval": retrieval[code],
         }
-        for code in config.languages
+        for code in codes
     }
     return {
-        "pivot": config.languages[0],
+        "pivot": codes[0],
         "languages": languages,
-        "nway": len(bitext.nway) // len(config.languages),
+        "nway": len(bitext.nway) // len(codes),
         "near_duplicates": near_duplicate_statistics(jaccard),
         "retrieval_rule": RETRIEVAL_RULE,
-        "sources": [source.load().describe(source.config) for source in config.sources],
+        "sources": sources,
     }
 
 

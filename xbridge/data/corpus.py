@@ -18,7 +18,7 @@ from xbridge.core.files import write_json, write_table
 from xbridge.data.bitext import Bitext, build
 from xbridge.data.card import make_card
 from xbridge.data.cleaning import Cleaning, judge
-from xbridge.data.entries import Entry
+from xbridge.data.entries import Entry, Pool
 from xbridge.data.languages import language
 from xbridge.data.splitting import Split, max_jaccard
 
@@ -67,15 +67,6 @@ class Inputs:
     """The corpus reads no other stage."""
 
 
-@dataclass
-class Pool:
-    """All usable entries of all sources, and what was dropped on the way: {language: {filter: count}}."""
-
-    entries: list[Entry] = field(default_factory=list)
-    num_read: Counter[str] = field(default_factory=Counter)
-    dropped: dict[str, Counter[str]] = field(default_factory=dict)
-
-
 def run(config: Config, inputs: Inputs, out: Path) -> None:
     """Build the corpus in `out`; raises `UserError` where a language ends up without training or test pairs."""
     pool = Pool(dropped={code: Counter() for code in config.languages})
@@ -88,11 +79,12 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     bitext = build(pool.entries, config.languages, config.cleaning, config.split, config.retrieval_pool, pool.dropped)
     _check_languages(config, bitext, pool)
     near = _near_duplicates(bitext, config.languages[0])
-    _write(out, pool, bitext, near, config.languages[0])
-    write_json(
-        out / "card.json", make_card(config, pool, bitext, [row["jaccard"] for row in near if row["split"] == "test"])
-    )
-    log("split", train=len(bitext.train), held_out=len(bitext.held_out), nway=len(bitext.nway) // len(config.languages))
+    _write(out, pool, bitext, near)
+    sources = [source.load().describe(source.config) for source in config.sources]
+    jaccard = [row["jaccard"] for row in near if row["split"] == "test"]
+    card = make_card(config.languages, pool, bitext, jaccard, sources)
+    write_json(out / "card.json", card)
+    log("split", train=len(bitext.train), held_out=len(bitext.held_out), nway=card["nway"])
 
 
 def _read_source(config: Config, source: Plugin, pool: Pool) -> None:
@@ -117,7 +109,11 @@ def _check_languages(config: Config, bitext: Bitext, pool: Pool) -> None:
             if any(row["target_lang"] == code for row in rows):
                 continue
             lost = pool.dropped[code].most_common(1)
-            why = f"the filter {lost[0][0]!r} removed most ({lost[0][1]})" if lost else "no filter removed any"
+            why = (
+                f"the filter {lost[0][0]!r} removed most ({lost[0][1]})"
+                if lost and lost[0][1]
+                else "no filter removed any"
+            )
             name = f"{code} ({language(code).name})"
             raise UserError(
                 f"languages: {name} has no {split} pair: of {pool.num_read[code]} texts read, {why}; "
@@ -142,7 +138,7 @@ def _near_duplicates(bitext: Bitext, pivot: str) -> list[dict[str, Any]]:
     ]
 
 
-def _write(out: Path, pool: Pool, bitext: Bitext, near: list[dict[str, Any]], pivot: str) -> None:
+def _write(out: Path, pool: Pool, bitext: Bitext, near: list[dict[str, Any]]) -> None:
     keyed = sorted((e.key, code, text) for e in pool.entries if e.key for code, text in e.texts.items())
     keys, codes, texts = zip(*keyed, strict=True) if keyed else ((), (), ())
     write_table(

@@ -1,6 +1,8 @@
 """What a corpus source yields: one `Entry` per record, with its text in every language that has one."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,15 @@ class Entry(NamedTuple):
 
     key: str
     texts: dict[str, str]
+
+
+@dataclass
+class Pool:
+    """The usable entries of all sources, texts read, and texts dropped by filter; the counts go by language."""
+
+    entries: list[Entry] = field(default_factory=list)
+    num_read: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def check_language_keys(mapping: Mapping[str, Any], field: str) -> None:

@@ -87,12 +87,13 @@ def _best_jaccard(
 
 # --- pairs that cannot be matched by their surface ---------------------------------------------------------------
 
-ANCHOR_CHARACTERS = 4
+ANCHOR_CHARACTERS = (3, 4)
 RETRIEVAL_RULE = (
-    "no placeholder or digit; no common word, mark or run of "
-    f"{ANCHOR_CHARACTERS} characters (a word boundary counts as one); no Latin run in another script's target; "
-    "marks at the ends of both sides stripped"
+    f"no placeholder or digit; no common word, mark or run of {ANCHOR_CHARACTERS[0]} characters (a word boundary "
+    f"counts as one), of {ANCHOR_CHARACTERS[1]} where that leaves too few pairs; no Latin run in another script's "
+    "target; marks at the ends of both sides stripped"
 )
+"""What a retrieval pool holds, for the data card."""
 _END_MARKS = " .,:;!?…¡¿。、،؟।"
 _LATIN_RUN = re.compile(r"[A-Za-z\u00c0-\u024f]{2,}")
 _DIGIT = re.compile(r"\d")
@@ -103,27 +104,27 @@ def strip_marks(text: str) -> str:
     return text.strip(_END_MARKS)
 
 
-def is_overlap_free(source: str, target: str, target_lang: str) -> bool:
+def is_overlap_free(source: str, target: str, target_lang: str, anchor: int = ANCHOR_CHARACTERS[-1]) -> bool:
     """True where nothing in the spelling gives the pair away (`RETRIEVAL_RULE`); both sides come from `strip_marks`.
 
-    The tokenizer is not known yet, so runs of characters stand in for its pieces: a common beginning or end of 3
-    letters excludes a pair, and so do 4 letters inside a word. On the default study that leaves a common piece of two
-    characters or more in 0-8 % of pairs, and a bag-of-pieces retriever within .025 of chance; what remains is what
-    the random encoder's row in every retrieval table shows.
+    The tokenizer is not known yet, so runs of `anchor` characters stand in for its pieces: at 4, a common beginning
+    or end of 3 letters excludes a pair, and so do 4 letters inside a word. On the default study that leaves a common
+    piece of two characters or more in 0-7 % of pairs, and a bag-of-pieces retriever within .02 of chance;
+    what remains is what the random encoder's row in every retrieval table shows.
     """
     for text in (source, target):
         if PLACEHOLDER in text or _DIGIT.search(text) or not text:
             return False
     if LANGUAGES[target_lang].script != "Latn" and _LATIN_RUN.search(target):
         return False
-    return not (_marks(source) & _marks(target)) and not (_anchors(source) & _anchors(target))
+    return not (_marks(source) & _marks(target)) and not (_anchors(source, anchor) & _anchors(target, anchor))
 
 
 def _marks(text: str) -> set[str]:
     return {character for character in text if not character.isalnum() and not character.isspace()}
 
 
-def _anchors(text: str) -> set[str]:
+def _anchors(text: str, length: int) -> set[str]:
     padded = [f"_{word}_" for word in normalise(text).split()]
-    runs = {word[i : i + ANCHOR_CHARACTERS] for word in padded for i in range(len(word) - ANCHOR_CHARACTERS + 1)}
+    runs = {word[i : i + length] for word in padded for i in range(len(word) - length + 1)}
     return runs | {word for word in padded if len(word) > 3}
