@@ -7,13 +7,14 @@ it: macro accuracy over the classes drawn, F1 over the spans drawn.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xbridge.core.files import read_table
-from xbridge.ops.spans import lenient_spans, strict_spans
+from xbridge.ops.spans import Span, lenient_spans, strict_spans
 
 Array = np.ndarray
 
@@ -30,16 +31,22 @@ class Counts:
         """The score on all examples."""
         return float(self.score(self.counts.sum(0, keepdims=True))[0])
 
-    def resampled(self, weights: Array) -> Array:
-        """The score on each resampling. weights: (B, n), how often each example is drawn."""
-        return self.score(weights @ self.counts)
+
+def resample(counts: Sequence[Counts], weights: Array) -> list[Array]:
+    """The scores of runs on one test set on each resampling, (B,) each; weights: (B, n), how often each is drawn."""
+    sums = weights @ np.hstack([c.counts for c in counts])
+    edges = np.cumsum([c.counts.shape[1] for c in counts])[:-1]
+    return [c.score(part) for c, part in zip(counts, np.split(sums, edges, axis=1), strict=True)]
 
 
-@dataclass(frozen=True)
 class Predictions:
     """What one run said about each example of one language: a file of an evaluate folder's predictions."""
 
-    columns: dict[str, list[Any]]
+    def __init__(self, columns: dict[str, list[Any]]):
+        self.columns = columns
+        self._rows: dict[tuple[str, str], list[int]] = {}
+        for index, cell in enumerate(zip(columns.get("site", ()), columns.get("margin", ()), strict=True)):
+            self._rows.setdefault(cell, []).append(index)
 
     @classmethod
     def read(cls, folder: Path, lang: str) -> "Predictions | None":
@@ -70,11 +77,8 @@ class Predictions:
         for suffix in ("forward", "backward"):
             if metric.endswith(f"_{suffix}"):
                 rule, direction = metric.removesuffix(f"_{suffix}"), suffix
-        rows = [
-            i for i, (s, m) in enumerate(zip(self.columns["site"], self.columns["margin"], strict=True))
-            if (s, m) == (site, rule)
-        ]  # fmt: skip
-        if not rows:
+        rows = self._rows.get((site, rule))
+        if rows is None:
             return None
         hits = {key: np.array([self.columns[f"{key}_hit"][i] for i in rows], float) for key in ("forward", "backward")}
         hit = (hits["forward"] + hits["backward"]) / 2 if direction == "both" else hits[direction]
@@ -92,14 +96,24 @@ def class_counts(gold: Sequence[object], said: Sequence[object]) -> Array:
 
 def lenient_counts(gold: Sequence[str], said: Sequence[str]) -> tuple[int, int, int]:
     """Right, predicted and gold spans of a sentence, by the rules of seqeval."""
-    in_gold, predicted = set(lenient_spans([gold])), set(lenient_spans([said]))
+    in_gold, predicted = _lenient(tuple(gold)), _lenient(tuple(said))
     return len(in_gold & predicted), len(predicted), len(in_gold)
 
 
 def strict_counts(gold: Sequence[str], said: Sequence[str]) -> tuple[int, int, int]:
     """Right, predicted and gold spans of a sentence, IOB2."""
-    in_gold, predicted = set(strict_spans(gold)), set(strict_spans(said))
+    in_gold, predicted = _strict(tuple(gold)), _strict(tuple(said))
     return len(in_gold & predicted), len(predicted), len(in_gold)
+
+
+@lru_cache(maxsize=1 << 16)  # all runs share the gold tags
+def _lenient(tags: tuple[str, ...]) -> frozenset[Span]:
+    return frozenset(lenient_spans([tags]))
+
+
+@lru_cache(maxsize=1 << 16)
+def _strict(tags: tuple[str, ...]) -> frozenset[Span]:
+    return frozenset(strict_spans(tags))
 
 
 def tag_counts(gold: Sequence[str], said: Sequence[str]) -> tuple[int, int]:

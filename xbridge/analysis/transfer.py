@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from xbridge.analysis.correlations import SCHEMA as CORRELATIONS
 from xbridge.analysis.correlations import correlate
-from xbridge.analysis.resampling import Counts, Predictions
+from xbridge.analysis.resampling import Counts, Predictions, resample
 from xbridge.analysis.statistics import Arm, difference, holm, resampling_weights
 from xbridge.core.artifact import MANIFEST, read_manifest
 from xbridge.core.console import log, progress
@@ -157,27 +157,35 @@ def score_runs(runs: Sequence[Run], config: Config, gaps: list[dict[str, Any]]) 
     names = {lang: name for one in runs for lang, name in one.targets().items()}
     cells: dict[Cell, dict[str, Score]] = {}
     for lang, target in names.items():
-        seed = derive_seed("transfer", config.seed, runs[0].task, runs[0].mode, lang)
-        weights: np.ndarray | None = None
-        ids: Sequence[str] = ()
         for one in runs:
-            mine = [r for r in one.scores if r["target_lang"] == lang and r["predictor"] == "model"]
-            if not mine:
+            if lang not in one.targets():
                 gaps.append({"evaluation": one.name, "target_lang": lang, "problem": "no scores in this language"})
-            predictions = Predictions.read(one.path, lang)
-            for row in mine:
-                counts = None if predictions is None else predictions.counts(row["metric"], row["site"])
-                if counts is None:
-                    resampled = np.full(config.num_resamples, row["value"])
-                else:
-                    check_counts(counts, row, ids or counts.ids, one)
-                    ids = counts.ids
-                    if weights is None:
-                        weights = resampling_weights(len(ids), config.num_resamples, np.random.default_rng(seed))
-                    resampled = counts.resampled(weights)
-                score = Score(float(row["value"]), int(row["n"]), resampled)
-                cells.setdefault((row["metric"], row["site"], target), {})[one.name] = score
+        for one, row, resampled in _score_language(runs, lang, config):
+            score = Score(float(row["value"]), int(row["n"]), resampled)
+            cells.setdefault((row["metric"], row["site"], target), {})[one.name] = score
     return {**cells, **_macro(cells, [t for t in dict.fromkeys(names.values()) if t != SOURCE])}
+
+
+def _score_language(
+    runs: Sequence[Run], lang: str, config: Config
+) -> Iterator[tuple[Run, Mapping[str, Any], np.ndarray]]:
+    """Each run's scores in one language, with their values on resamplings that all runs share."""
+    counted: list[tuple[Run, Mapping[str, Any], Counts]] = []
+    for one in runs:
+        mine = [r for r in one.scores if r["target_lang"] == lang and r["predictor"] == "model"]
+        predictions = Predictions.read(one.path, lang)
+        for row in mine:
+            counts = None if predictions is None else predictions.counts(row["metric"], row["site"])
+            if counts is None:
+                yield one, row, np.full(config.num_resamples, row["value"])
+            else:
+                check_counts(counts, row, counted[0][2].ids if counted else counts.ids, one)
+                counted.append((one, row, counts))
+    if counted:
+        seed = derive_seed("transfer", config.seed, runs[0].task, runs[0].mode, lang)
+        weights = resampling_weights(len(counted[0][2].ids), config.num_resamples, np.random.default_rng(seed))
+        resampled = resample([counts for _, _, counts in counted], weights)
+        yield from ((one, row, values) for (one, row, _), values in zip(counted, resampled, strict=True))
 
 
 def check_counts(counts: Counts, row: Mapping[str, Any], ids: Sequence[str], one: Run) -> None:
