@@ -1,6 +1,7 @@
 """The document as one HTML page that needs nothing else: style and figures are inside, and no script."""
 
 import html as escaping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from xbridge.report import svg
@@ -20,13 +21,17 @@ from xbridge.report.document import (
     Table,
     Text,
 )
+from xbridge.report.svg import Drawing
+
+# On a phone small panels stand two by two and wide ones take the whole width.
+_SMALL_INCHES, _WIDE_INCHES = 2.4, 2.9
 
 
-def page(document: Document) -> str:
-    """The whole page, UTF-8."""
+def page(document: Document, drawings: Mapping[str, Sequence[Drawing]]) -> str:
+    """The whole page. `drawings`: the panels of each figure by the figure's name."""
     style = resources.files("xbridge.report").joinpath("theme", "style.css").read_text(encoding="utf-8")
-    numbers = _Numbers()
-    body = "\n".join(_section(section, index, numbers) for index, section in enumerate(document.sections, start=1))
+    writer = _Writer(drawings)
+    body = "\n".join(writer.section(section, index) for index, section in enumerate(document.sections, start=1))
     facts = "".join(f"<div><dt>{_escape(a)}</dt><dd>{_escape(b)}</dd></div>" for a, b in document.facts)
     return "\n".join(
         [
@@ -57,45 +62,44 @@ def page(document: Document) -> str:
     )
 
 
-class _Numbers:
-    """Running numbers of tables and figures."""
-
-    def __init__(self) -> None:
-        self._last = {"Table": 0, "Figure": 0}
-
-    def next(self, kind: str) -> str:
-        self._last[kind] += 1
-        return f"{kind} {self._last[kind]}"
-
-
 def _contents(document: Document) -> str:
     items = "".join(f'<li><a href="#{s.name}">{_escape(s.title)}</a></li>' for s in document.sections)
     return f'<nav class="contents" aria-label="Contents"><p>Contents</p><ol>{items}</ol></nav>'
 
 
-def _section(section: Section, index: int, numbers: _Numbers) -> str:
-    blocks = "\n".join(_block(block, numbers) for block in section.blocks)
-    head = f'<h2><span class="number">{index}</span>{_escape(section.title)}</h2>'
-    return f'<section id="{section.name}">\n{head}\n{blocks}\n</section>'
+class _Writer:
+    """Writes blocks in reading order, numbering tables and figures."""
 
+    def __init__(self, drawings: Mapping[str, Sequence[Drawing]]) -> None:
+        self._drawings = drawings
+        self._last = {"Table": 0, "Figure": 0}
 
-def _block(block: Block, numbers: _Numbers) -> str:
-    if isinstance(block, Paragraph):
-        role = f' class="{block.role}"' if block.role else ""
-        return f"<p{role}>{_text(block.text)}</p>"
-    if isinstance(block, Bullets):
-        return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in block.items) + "</ul>"
-    if isinstance(block, Heading):
-        return f"<h3>{_escape(block.text)}</h3>"
-    if isinstance(block, Listing):
-        return f'<pre tabindex="0"><code>{_escape(block.text)}</code></pre>'
-    if isinstance(block, Table):
-        return _table(block, numbers.next("Table"))
-    if isinstance(block, Figure):
-        return _figure(block, numbers.next("Figure"))
-    assert isinstance(block, Details)
-    inside = "\n".join(_block(inner, numbers) for inner in block.blocks)
-    return f"<details><summary>{_escape(block.summary)}</summary>\n{inside}\n</details>"
+    def section(self, section: Section, index: int) -> str:
+        blocks = "\n".join(self.block(block) for block in section.blocks)
+        head = f'<h2><span class="number">{index}</span>{_escape(section.title)}</h2>'
+        return f'<section id="{section.name}">\n{head}\n{blocks}\n</section>'
+
+    def block(self, block: Block) -> str:
+        if isinstance(block, Paragraph):
+            role = f' class="{block.role}"' if block.role else ""
+            return f"<p{role}>{_text(block.text)}</p>"
+        if isinstance(block, Bullets):
+            return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in block.items) + "</ul>"
+        if isinstance(block, Heading):
+            return f"<h3>{_escape(block.text)}</h3>"
+        if isinstance(block, Listing):
+            return f'<pre tabindex="0"><code>{_escape(block.text)}</code></pre>'
+        if isinstance(block, Table):
+            return _table(block, self._number("Table"))
+        if isinstance(block, Figure):
+            return _figure(block, self._drawings[block.name], self._number("Figure"))
+        assert isinstance(block, Details)
+        inside = "\n".join(self.block(inner) for inner in block.blocks)
+        return f"<details><summary>{_escape(block.summary)}</summary>\n{inside}\n</details>"
+
+    def _number(self, kind: str) -> str:
+        self._last[kind] += 1
+        return f"{kind} {self._last[kind]}"
 
 
 def _table(table: Table, number: str) -> str:
@@ -126,16 +130,15 @@ def _table(table: Table, number: str) -> str:
     )
 
 
-def _figure(figure: Figure, number: str) -> str:
+def _figure(figure: Figure, drawings: Sequence[Drawing], number: str) -> str:
     panels = []
     group = ""
-    for index, panel in enumerate(figure.panels, start=1):
+    for panel, drawing in zip(figure.panels, drawings, strict=True):
         if panel.group != group:
             group = panel.group
             panels.append(f'<p class="group">{_escape(group)}</p>')
-        drawing = svg.inline(panel, f"{figure.name}-{index}")
-        width = f"{panel.width * 96:.0f}px"
-        panels.append(f'<div class="panel" style="width:{width}">{drawing}</div>')
+        kind = " small" if panel.width <= _SMALL_INCHES else " wide" if panel.width >= _WIDE_INCHES else ""
+        panels.append(f'<div class="panel{kind}" style="width:{panel.width * 96:.0f}px">{drawing.tag()}</div>')
     return (
         f'<figure class="plot" id="figure-{figure.name}">{_legend(figure)}'
         f'<div class="panels">{"".join(panels)}</div>\n'
@@ -155,7 +158,7 @@ def _legend(figure: Figure) -> str:
     if not figure.legend:
         return ""
     items = "".join(
-        f"<li>{svg.legend_mark(entry, f'{figure.name}-key{index}')}{_escape(entry.label)}</li>"
+        f"<li>{svg.mark(entry, f'{figure.name}-key{index}').tag()}{_escape(entry.label)}</li>"
         for index, entry in enumerate(figure.legend, start=1)
     )
     return f'<ul class="legend">{items}</ul>'

@@ -28,6 +28,7 @@ from xbridge.report.sections import (
     transfer,
     weights,
 )
+from xbridge.report.sheet import sheet
 
 VERSION = 1
 
@@ -66,16 +67,17 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     document = compose(config, load(inputs))
     blocks = [block for section in document.sections for block in walk(section.blocks)]
     figures = [block for block in blocks if isinstance(block, Figure)]
-    with progress("figures", total=len(figures) + 1, unit="figure") as bar:
+    drawings = {}
+    with progress("figures", total=len(figures), unit="figure") as bar:
         for figure in figures:
-            write_text(out / "figures" / f"{figure.name}.svg", svg.sheet(figure))
+            drawings[figure.name] = svg.draw(figure)
+            write_text(out / "figures" / f"{figure.name}.svg", sheet(figure, drawings[figure.name]))
             write_text(out / "data" / f"{figure.name}.csv", to_csv(figure.rows))
             bar.update()
-        for table in (block for block in blocks if isinstance(block, Table)):
-            write_text(out / "data" / f"{table.name}.csv", to_csv(table.rows if table.data is None else table.data))
-        write_text(out / "report.md", markdown.page(document))
-        write_text(out / "index.html", html.page(document))
-        bar.update()
+    for table in (block for block in blocks if isinstance(block, Table)):
+        write_text(out / "data" / f"{table.name}.csv", to_csv(table.rows if table.data is None else table.data))
+    write_text(out / "report.md", markdown.page(document))
+    write_text(out / "index.html", html.page(document, drawings))
 
 
 def compose(config: Config, study: Study) -> Document:

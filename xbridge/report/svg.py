@@ -7,7 +7,8 @@ drawings share a page), and nothing tells when or by which program a drawing was
 import html as escaping
 import io
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from xbridge.core.errors import UserError
@@ -15,8 +16,6 @@ from xbridge.report.document import Figure, LegendEntry, Panel
 from xbridge.report.palette import TOKENS, color
 
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
-_POINTS_PER_INCH = 72
-_SHEET_WIDTH_INCHES = 11.0
 
 
 def variables() -> str:
@@ -30,19 +29,40 @@ def variables() -> str:
     )
 
 
-def inline(panel: Panel, name: str) -> str:
-    """One panel for the page: no size of its own, no namespace declarations."""
-    drawing = _draw([panel], name, columns=1, legend=())
-    return _finish(drawing, name, title=panel.title, description=panel.description, is_alone=False)
+@dataclass(frozen=True)
+class Drawing:
+    """A panel that is drawn: size in points, and what stands inside its <svg>, colours as CSS variables."""
+
+    name: str
+    title: str
+    description: str
+    width: float
+    height: float
+    body: str
+
+    def tag(self, attributes: str = "") -> str:
+        """The <svg> element, which scales to its place unless `attributes` give a size."""
+        if not self.description:
+            head, labels = 'aria-hidden="true" focusable="false"', ""
+        else:
+            head = f'role="img" aria-labelledby="{self.name}-title {self.name}-desc"'
+            title = escaping.escape(self.title or self.description)
+            labels = (
+                f'<title id="{self.name}-title">{title}</title>'
+                f'<desc id="{self.name}-desc">{escaping.escape(self.description)}</desc>'
+            )
+        space = f" {attributes}" if attributes else ""
+        return f'<svg{space} viewBox="0 0 {self.width:g} {self.height:g}" {head}>{labels}{self.body}</svg>'
 
 
-def sheet(figure: Figure) -> str:
-    """The whole figure as a file of its own: all panels, the legend, both themes."""
-    widest = max((panel.width for panel in figure.panels), default=3.5)
-    columns = max(1, min(len(figure.panels), int(_SHEET_WIDTH_INCHES / widest)))
-    drawing = _draw(figure.panels, figure.name, columns=columns, legend=figure.legend)
-    description = "; ".join(panel.description for panel in figure.panels)
-    return _finish(drawing, figure.name, title=figure.title, description=description, is_alone=True)
+def draw(figure: Figure) -> list[Drawing]:
+    """All panels of a figure, in order."""
+    return [_panel(panel, f"{figure.name}-{index}") for index, panel in enumerate(figure.panels, start=1)]
+
+
+def mark(entry: LegendEntry, name: str) -> Drawing:
+    """A legend entry's line and marker; `name` keeps its ids apart from others on the page."""
+    return _finish(_drawn_mark(entry.color, entry.marker, entry.dash), name, "", "")
 
 
 def scale_colors(count: int) -> list[str]:
@@ -50,11 +70,6 @@ def scale_colors(count: int) -> list[str]:
     matplotlib = _matplotlib()
     cividis = matplotlib.colormaps["cividis"]
     return [matplotlib.colors.to_hex(cividis(i / max(1, count - 1))) for i in range(count)]
-
-
-def legend_mark(entry: LegendEntry, name: str) -> str:
-    """A small drawing of a legend entry's line and marker; `name` keeps its ids apart from others on the page."""
-    return _finish(_draw_mark(entry), name, title="", description="", is_alone=False)
 
 
 def _matplotlib() -> Any:
@@ -108,28 +123,20 @@ def _settings(name: str) -> dict[str, Any]:
     }
 
 
-def _draw(panels: Sequence[Panel], name: str, *, columns: int, legend: Sequence[LegendEntry]) -> str:
+def _panel(panel: Panel, name: str) -> Drawing:
     matplotlib = _matplotlib()
     from matplotlib.figure import Figure as Canvas
 
-    rows = -(-len(panels) // columns)
-    heights = [max(panel.height for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    widths = [max(panel.width for panel in panels[column::columns]) for column in range(columns)]
-    legend_height = 0.25 * -(-len(legend) // 6) if legend else 0.0
     with matplotlib.rc_context(_settings(name)):
-        total = sum(heights) + legend_height
-        canvas = Canvas(figsize=(sum(widths), total), layout="constrained")
-        grid = canvas.add_gridspec(rows, columns, height_ratios=heights, width_ratios=widths)
-        for index, panel in enumerate(panels):
-            axes = canvas.add_subplot(grid[index // columns, index % columns])
-            panel.draw(axes)
-            axes.set_title(panel.title)
-        if legend:
-            canvas.legend(handles=[_handle(entry) for entry in legend], loc="outside upper left", ncols=6)
-        return _to_svg(canvas)
+        canvas = Canvas(figsize=(panel.width, panel.height), layout="constrained")
+        axes = canvas.add_subplot()
+        panel.draw(axes)
+        axes.set_title(panel.title)
+        return _finish(_to_svg(canvas), name, panel.title, panel.description)
 
 
-def _draw_mark(entry: LegendEntry) -> str:
+@cache
+def _drawn_mark(color: str, marker: str, dash: str) -> str:
     matplotlib = _matplotlib()
     from matplotlib.figure import Figure as Canvas
 
@@ -138,15 +145,9 @@ def _draw_mark(entry: LegendEntry) -> str:
         axes = canvas.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.set(xlim=(-1, 1), ylim=(-1, 1))
-        axes.plot([-0.9, 0.9], [0, 0], color=entry.color, linestyle=entry.dash)
-        axes.plot([0], [0], color=entry.color, marker=entry.marker, linestyle="none")
+        axes.plot([-0.9, 0.9], [0, 0], color=color, linestyle=dash)
+        axes.plot([0], [0], color=color, marker=marker, linestyle="none")
         return _to_svg(canvas)
-
-
-def _handle(entry: LegendEntry) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=entry.color, marker=entry.marker, linestyle=entry.dash, label=entry.label)
 
 
 def _to_svg(canvas: Any) -> str:
@@ -155,33 +156,16 @@ def _to_svg(canvas: Any) -> str:
     return buffer.getvalue()
 
 
-def _finish(drawing: str, name: str, *, title: str, description: str, is_alone: bool) -> str:
-    viewbox = re.search(r'viewBox="([^"]+)"', drawing)
+def _finish(drawing: str, name: str, title: str, description: str) -> Drawing:
+    viewbox = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
     assert viewbox is not None
-    inside = drawing[drawing.index(">", drawing.index("<svg")) + 1 : drawing.rindex("</svg>")]
-    inside = re.sub(r"<metadata>.*?</metadata>", "", inside, flags=re.DOTALL)
-    inside = re.sub(r"<!--.*?-->", "", inside, flags=re.DOTALL)
-    inside = _rename_ids(inside, name)
-    inside = _use_variables(inside, with_fallback=is_alone)
-    inside = re.sub(r">\s+<", "><", inside.strip())
-    inside = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), inside)  # never the text
-    inside = inside.replace("xlink:href", "href")
-    if title or description:
-        labels = (
-            f'<title id="{name}-title">{escaping.escape(title)}</title>'
-            f'<desc id="{name}-desc">{escaping.escape(description)}</desc>'
-        )
-        role = f'role="img" aria-labelledby="{name}-title {name}-desc"'
-    else:
-        labels, role = "", 'aria-hidden="true" focusable="false"'
-    if not is_alone:
-        return f'<svg viewBox="{viewbox[1]}" {role}>{labels}{inside}</svg>'
-    width, height = (float(part) for part in viewbox[1].split()[2:])
-    pixels = f'width="{width * 96 / _POINTS_PER_INCH:.0f}" height="{height * 96 / _POINTS_PER_INCH:.0f}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{viewbox[1]}" {pixels} {role}>\n'
-        f"<style>{variables()}</style>\n{labels}{inside}\n</svg>\n"
-    )
+    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 : drawing.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style[^>]*>\*\{[^}]*\}</style>", "", body, flags=re.DOTALL)
+    body = _use_variables(_rename_ids(body, name))
+    body = re.sub(r">\s+<", "><", body.strip())
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), body)  # never the text
+    body = body.replace("xlink:href", "href")
+    return Drawing(name, title, description, float(viewbox[1]), float(viewbox[2]), body)
 
 
 def _rename_ids(text: str, name: str) -> str:
@@ -192,8 +176,7 @@ def _rename_ids(text: str, name: str) -> str:
     return re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
 
 
-def _use_variables(text: str, *, with_fallback: bool) -> str:
-    for name, (placeholder, light, _) in TOKENS.items():
-        text = text.replace(placeholder, f"var(--{name},{light})" if with_fallback else f"var(--{name})")
-    text = re.sub(r"<style type=\"text/css\">\*\{[^}]*\}</style>", "", text)
-    return re.sub(r"('DejaVu Sans'(?:, [^;\"]+)?)", "var(--sans,sans-serif)", text)
+def _use_variables(text: str) -> str:
+    for name, (placeholder, _, _) in TOKENS.items():
+        text = text.replace(placeholder, f"var(--{name})")
+    return re.sub(r"('DejaVu Sans'(?:, [^;\"]+)?)", "var(--sans)", text)

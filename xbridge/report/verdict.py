@@ -126,7 +126,7 @@ def overall(comparisons: Sequence[Comparison], arm: str, reference: str) -> str:
 
 def _weak_sentence(weak: int, counted: int) -> str:
     if weak == counted:
-        return "None of it survives Holm's correction for the number of comparisons."
+        return "None of it survives Holm's correction for the number of arms."
     return f"{weak} of these {counted} do{'es' if weak == 1 else ''} not survive Holm's correction."
 
 
@@ -139,13 +139,13 @@ def sentence(comparison: Comparison) -> Text:
         word, _, on = c.word.partition(" ")
         verdict = f"{c.arm} is {word} than {c.reference}{' ' + on if on else ''}"
     numbers = f": {decimal(c.value)} against {decimal(c.reference_value)}, difference {signed(c.difference)}"
-    tail = f" (95 % interval {interval(c.low, c.high)}; Holm p {_p(c.p_holm)}). {_seeds(c)}"
+    tail = f" (95 % interval {interval(c.low, c.high)}; Holm p\u00a0{_p(c.p_holm)}). {_seeds(c)}"
     return [Strong(c.reading.label), " \N{EM DASH} ", verdict, numbers, tail]
 
 
 def _p(value: float | None) -> str:
     text = p_value(value)
-    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
+    return text.replace("<", "<\u00a0") if text.startswith("<") else f"=\u00a0{text}"
 
 
 def _seeds(c: Comparison) -> str:
@@ -274,8 +274,8 @@ def limits(study: Study, comparisons: Sequence[Comparison]) -> list[Text]:
                 if num_seeds > 1
                 else "Variation between training runs is unknown. "
             )
-            + "Intervals resample test examples and the seeds that ran; they say nothing about other bases, corpora "
-            "or model sizes."
+            + "Intervals are for new test examples and new training runs from this base on this text; they say nothing "
+            "about other bases, corpora or model sizes. p-values are not adjusted for the number of readings."
         )
     if _is_from_scratch(study):
         found.append(

@@ -125,8 +125,8 @@ def _strata_table(study: Study) -> Table | None:
     largest = rows[0]
     sizes = ", ".join(f"{count(largest[f'n {name}'])} ({name})" for name, _, _ in STRATA)
     caption = (
-        f"{reading.task}: {metric_name(reading.metric)}, {reading.site}, by word Jaccard of the pivot sentence with its "
-        f"nearest training sentence; mean over items, languages, both directions and seeds. Items per model: {sizes}, "
+        f"Scores of {reading.label} by word Jaccard of the pivot sentence with its nearest "
+        f"training sentence; mean over items, languages, both directions and seeds. Items per model: {sizes}, "
         "counted once per target language."
     )
     return Table("retrieval-near-duplicates", caption, columns, rows)

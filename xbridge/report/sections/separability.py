@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from xbridge.report import plots
-from xbridge.report.document import Block, Column, Figure, Heading, Panel, Paragraph, Section, Table
+from xbridge.report.document import Block, Column, Details, Figure, Heading, Panel, Paragraph, Section, Table
 from xbridge.report.format import interval, shorten, signed
 from xbridge.report.load import Rows, Study
 from xbridge.report.readings import ZERO_SHOT, Reading, site_order
@@ -12,7 +13,13 @@ from xbridge.report.sections import not_run
 from xbridge.report.verdict import scored_readings
 
 _MIN_POINTS = 4
-_METRIC_NAMES = {"fisher_ratio": "Fisher ratio", "probe_accuracy": "probe accuracy"}
+_IN_LANGUAGE = "in_language_"
+_METRIC_NAMES = {
+    "fisher_ratio": "Fisher ratio",
+    "probe_accuracy": "probe accuracy",
+    "in_language_fisher_ratio": "Fisher ratio, in language",
+    "in_language_probe_accuracy": "probe accuracy, in language",
+}
 
 
 def section(study: Study) -> Section:
@@ -22,8 +29,10 @@ def section(study: Study) -> Section:
         return Section("separability", title, [not_run("separability of languages and labels")])
     blocks: list[Block] = [
         Paragraph(
-            "Language separability: how well the language of a sentence can be read off its representation, from the "
-            "same sentences in every language. Label separability: how well its task label can be."
+            "Language separability: how well the language of a sentence can be read off its representation, on the "
+            "same sentences in every language. Label separability: how well its task label can be, by a discriminant "
+            "that is fitted on the source language, or (in language) on other sentences of the same language. All "
+            "values are on sentences that the discriminant has not seen."
         ),
         _by_layer(study),
     ]
@@ -140,13 +149,15 @@ def _correlation(study: Study) -> list[Block]:
                 continue
             low, high = without_one_arm(points)
             rho = spearman([p["separability"] for p in points], [p["score"] for p in points])
+            bootstrap = _bootstrap(study, reading, target, metric, last)
             coefficients.append(
-                {"separability": name, "reading": reading.label, "site": last, "rho": rho, "rho_min": low,
-                 "rho_max": high, "num_models": len(points), "num_arms": len({p["arm"] for p in points})}
+                {"separability": name, "reading": reading.label, "site": last, "rho": rho, "ci_low": bootstrap[0],
+                 "ci_high": bootstrap[1], "rho_min": low, "rho_max": high, "num_models": len(points),
+                 "num_arms": len({p["arm"] for p in points})}
             )  # fmt: skip
             keys = {"target": target, "metric": metric, "site": last, "task": reading.task, "mode": reading.mode}
             rows += [{**keys, **p} for p in points]
-            if reading == readings[0]:
+            if reading == readings[0] and not metric.startswith(_IN_LANGUAGE):
                 series = [plots.Series([p["separability"]], [p["score"]], study.styles[p["arm"]]) for p in points]
                 draw = plots.lines(series, x_label=name, y_label=shorten(reading.short, 28))
                 title = shorten(name[:1].upper() + name[1:], 36)
@@ -156,20 +167,34 @@ def _correlation(study: Study) -> list[Block]:
     caption = f"Separability at {last} against the zero-shot score of {readings[0].label}, one point per model."
     legend = plots.legend(study, [p["arm"] for p in rows])
     figure = Figure("separability-transfer", "Separability and transfer", caption, panels, rows, legend)
-    return [figure, _coefficients(coefficients, last)]
+    return [figure, Details("Rank correlations", [_coefficients(coefficients, last)])]
+
+
+def _bootstrap(study: Study, reading: Reading, target: str, metric: str, site: str) -> tuple[Any, Any]:
+    """The 95 % interval over models that the transfer stage worked out."""
+    for r in reading.rows(study.correlations):
+        key = (r["separability_target"], r["separability_metric"], r["separability_site"], r["correlation"])
+        if key == (target, metric, site, "spearman"):
+            return r["ci_low"], r["ci_high"]
+    return None, None
 
 
 def _coefficients(rows: Rows, site: str) -> Table:
-    shown = [{**row, "range": interval(row["rho_min"], row["rho_max"])} for row in rows]
+    shown = [
+        {**r, "interval": interval(r["ci_low"], r["ci_high"]), "range": interval(r["rho_min"], r["rho_max"])}
+        for r in rows
+    ]
     columns = [
         Column("reading", "Zero-shot score", is_number=False, is_row_header=True),
         Column("rho", "Spearman ρ", signed),
+        Column("interval", "95 % interval"),
         Column("range", "Without one arm"),
         Column("num_models", "Models"),
         Column("num_arms", "Arms"),
     ]
     caption = (
-        f"Rank correlation over models of separability at {site} with the zero-shot score. Without one arm: lowest and "
-        "highest coefficient when one arm at a time is left out. No test is given: the models are not independent."
+        f"Rank correlation over models of separability at {site} with the zero-shot score. Interval: bootstrap over "
+        "models, as if they were independent, which they are not. Without one arm: lowest and highest coefficient when "
+        "one arm at a time is left out."
     )
     return Table("separability-correlation", caption, columns, shown, group="separability", data=rows)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from xbridge.report import plots
-from xbridge.report.document import Block, Code, Column, Figure, Heading, Panel, Paragraph, Row, Section, Table
-from xbridge.report.format import decimal, interval, p_value, shorten, signed
+from xbridge.report.document import Block, Code, Column, Figure, Heading, Inline, Panel, Paragraph, Row, Section, Table
+from xbridge.report.format import count, decimal, interval, p_value, shorten, signed
 from xbridge.report.load import Rows, Study
 from xbridge.report.readings import (
     SOURCE,
@@ -19,53 +19,44 @@ from xbridge.report.sections import not_run
 from xbridge.report.verdict import compare, headline_rows, scored_readings
 
 _ESTIMATOR = (
-    "Mean over training and fine-tuning seeds of the macro mean over target languages; seed SD is the sample standard "
-    "deviation over those seeds; the 95 % interval of the difference is a paired bootstrap over test examples and "
-    "seeds; p is Holm-adjusted over the comparisons of the study"
+    "Mean: over target languages, then fine-tuning seeds, then training seeds. Difference: with a 95 % bootstrap "
+    "interval over test examples (the same draws for both arms) and training seeds, widened for their small number. "
+    "Verdict: higher or lower where the interval excludes 0 and the training seeds agree. Holm p: two-sided, adjusted "
+    "over the arms of a reading. Seed SD: sample standard deviation over training seeds (over fine-tuning seeds where "
+    "there is one). Runs: seeds behind the mean. Examples: over all target languages"
 )
 
 
 def section(study: Study) -> Section:
     """Zero-shot transfer."""
-    if not study.transfer:
-        return Section("transfer", "Zero-shot transfer", [not_run("evaluation, or the comparison of its scores")])
     readings = scored_readings(study)
+    if not readings:
+        return Section("transfer", "Zero-shot transfer", [not_run("evaluation, or the comparison of its scores")])
     blocks: list[Block] = [_headline(study), *_differences(study, readings), Heading("By language")]
-    blocks.append(
-        Paragraph(
-            [
-                "Languages are written by their ISO 639-3 code; models are fine-tuned in ",
-                Code(study.source_lang),
-                " only, and its own column is not part of the mean.",
-            ]
-        )
-    )
+    codes: list[Inline] = ["Languages are written by their ISO 639-3 code."]
+    if any(reading.kind == "transfer" for reading in readings):
+        codes += [" Models are fine-tuned in ", Code(study.source_lang), " only, which is not part of the mean."]
+    blocks.append(Paragraph(codes))
     blocks += [_languages_figure(study, readings), _languages_table(study, readings)]
     return Section("transfer", "Zero-shot transfer", blocks)
 
 
 def _headline(study: Study) -> Table:
     rows = headline_rows(study)
-    for row in rows:
-        row["interval"] = interval(row["ci_low"], row["ci_high"])
-    shown = [{**row} for row in rows]
-    for row in rows:
-        del row["interval"]
+    shown = [{**row, "interval": interval(row["ci_low"], row["ci_high"])} for row in rows]
     columns = [
         Column("arm", "Arm", is_number=False, is_row_header=True),
         Column("value", "Mean", decimal),
-        Column("seed_sd", "Seed SD", decimal),
-        Column("num_seeds", "Scores", hint="training seeds x fine-tuning seeds"),
         Column("difference", f"Difference to {shorten(study.reference, 24)}", signed),
         Column("interval", "95 % interval"),
+        Column("word", "Verdict", is_number=False),
         Column("p_holm", "Holm p", p_value),
-        Column("word", "Reading", is_number=False),
+        Column("seed_sd", "Seed SD", decimal),
+        Column("num_seeds", "Runs", count, hint="training seeds x fine-tuning seeds"),
+        Column("n", "Examples", count),
         Column("floor", "Constant", decimal, hint="the same score of a constant predictor"),
     ]
-    caption = (
-        f"Zero-shot scores by arm. {_ESTIMATOR}. Scores: number of seeds that were averaged. Test examples per reading "
-        f"are in the CSV. Constant: the same score of a constant predictor."
-    )
+    caption = f"Zero-shot scores by arm. {_ESTIMATOR}. Constant: the same score of a constant predictor."
     return Table("headline", caption, columns, shown, group="reading", data=rows)
 
 
@@ -91,7 +82,7 @@ def _differences(study: Study, readings: list[Reading]) -> list[Block]:
     if not panels:
         return []
     caption = (
-        f"Points: mean difference; bars: its 95 % interval (paired bootstrap over examples and seeds); ticks below: "
+        f"Points: mean difference; bars: its 95 % interval, as in the table above; ticks below: "
         f"the difference of each training seed to the same seed of {study.reference}. Right of the line is better than "
         f"{study.reference}."
     )

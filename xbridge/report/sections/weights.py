@@ -39,7 +39,7 @@ def section(study: Study) -> Section:
             "The relative change is |ΔW| / |W of the base| in the Frobenius norm. Stable rank is the squared Frobenius "
             "norm over the squared spectral norm; effective rank is the exponential of the entropy of the normalised "
             "singular values (Roy and Vetterli 2007). Both are low where few directions carry a matrix. Subspace "
-            "overlap is 1 where the leading singular vectors span what they span in the base, near 0 where they are unrelated."
+            "overlap is 1 where the leading singular vectors span the same as in the base, 0 where they share nothing."
         ),
         _summary_figure(study, weights, deltas),
         Details("Ranks of every matrix type", [_rank_table(study, weights, deltas)]),
@@ -65,7 +65,7 @@ def _summary_figure(study: Study, weights: Rows, deltas: Rows) -> Figure:
         ("Stable rank of W", "stable rank", "stable_rank", weights),
         ("Effective rank of W", "effective rank", "effective_rank", weights),
         ("Effective rank of ΔW", "effective rank", "effective_rank", deltas),
-        ("Overlap of leading subspaces with the base's", "subspace overlap", "subspace_overlap", deltas),
+        ("Subspace overlap with the base", "subspace overlap", "subspace_overlap", deltas),
     ):
         types = _types(source)
         arms = [arm for arm in study.arms if any(r["arm"] == arm for r in source)]
