@@ -41,16 +41,6 @@ def test_both_engines_equal_the_definition(monkeypatch, engine, estimator, n):
     assert np.allclose(matrix, expected, rtol=0, atol=1e-12)
 
 
-def test_unbiased_hsic_worked_by_hand():
-    """Four points: HSIC_1 = [tr + (1'K1)(1'L1)/6 - 1'KL1] / 4 with n = 4 (Song et al., 2012, equation 5)."""
-    K = torch.zeros(4, 4)
-    K[0, 1] = K[1, 0] = 1
-    L = K.clone()
-    L[2, 3] = L[3, 2] = 2
-    # tr(KL) = 2; totals 2 and 6; row sums (1,1,0,0).(1,1,2,2) = 2
-    assert float(hsic_of_grams(K, L)) == pytest.approx((2 + 2 * 6 / 6 - 2 / 2 * 2) / 4)
-
-
 def test_gaussian_cka_is_recovered_within_its_standard_error():
     """Population: |S_xy|_F^2 / (|S_xx|_F |S_yy|_F)."""
     loadings_x, loadings_y = normal(3, 6, seed=1), normal(3, 4, seed=2)
