@@ -85,9 +85,12 @@ def _serve(pipe: Connection) -> None:
         if node is None:
             return
         console.set_sink(PipeSink(pipe, node))
+        outcome = _outcome(node)
         try:
-            pipe.send(_outcome(node))
+            pipe.send(outcome)
         except BrokenPipeError:
+            return
+        if outcome[:2] == ("failed", "interrupted"):  # the parent is stopping and waits for this process to end
             return
 
 
