@@ -14,7 +14,7 @@ from xbridge.core.files import write_table
 from xbridge.data.cleaning import normalise
 from xbridge.data.languages import language
 from xbridge.tasks.datasets import homeassistant_intents as intents
-from xbridge.tasks.datasets._templates import Grammar, Template, assemble
+from xbridge.tasks.datasets._templates import Grammar, Piece, Template, assemble
 
 pytest.importorskip("hassil")
 pytest.importorskip("home_assistant_intents")
@@ -116,14 +116,14 @@ def test_neighbouring_values_of_one_list_are_two_slots():
 
 
 def test_spaces_are_tidied_and_spans_follow():
-    pieces = [("  turn ", None, 0), (" ", None, 0), (" big  lamp ", "name", 1), (" ", None, 0), (" on ", None, 0)]
+    pieces = [Piece("  turn "), Piece(" "), Piece(" big  lamp ", "name", 1), Piece(" "), Piece(" on ")]
     text, slots = assemble(pieces, language("eng_Latn"))
     assert text == "turn big lamp on"
     assert slots == [((5, 13), "name")]
 
 
 def test_chinese_keeps_spaces_only_between_latin_words():
-    text, slots = assemble([("打开 ", None, 0), ("hue bridge ", "name", 1), (" 的 灯", None, 0)], language("zho_Hans"))
+    text, slots = assemble([Piece("打开 "), Piece("hue bridge ", "name", 1), Piece(" 的 灯")], language("zho_Hans"))
     assert text == "打开hue bridge的灯"
     assert slots == [((2, 12), "name")]
 

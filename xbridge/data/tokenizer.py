@@ -56,7 +56,7 @@ class Config:
     extra_languages: tuple[str, ...] = ()
     """Codes to add besides the corpus' languages, for languages that only a task has."""
     pretrained: InputPath | None = None
-    """A folder that `AutoTokenizer` loads, to be taken instead of training one; the settings above then rest."""
+    """A folder that `AutoTokenizer` loads, to be taken instead of training one: vocabulary, case and seed then rest."""
     language_codes: Literal["add", "keep"] = "add"
     """With `pretrained`: add missing codes such as deu_Latn, or keep its vocabulary (it has codes of its own)."""
 

@@ -34,10 +34,12 @@ class Drawn(NamedTuple):
     slots: list[tuple[Span, str]]
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
+    """Text from one node of the tree. `number` is the slot's own in its sentence: two values of one name differ."""
+
     text: str
-    slot: str | None
-    number: int  # tells two neighbouring values of one slot apart
+    slot: str | None = None
+    number: int = 0
 
 
 FillSlot = Callable[[str, tuple[str, ...], random.Random], str | None]
@@ -55,7 +57,7 @@ class Grammar:
     def draw(self, template: Template, lang: Language, rng: random.Random) -> Drawn:
         """One random expansion: every alternative of a choice is equally likely."""
         pieces = self._walk(self._parse(template.text), template, rng, None, 0)
-        return assemble([(p.text, p.slot, p.number) for p in pieces], lang)
+        return assemble(pieces, lang)
 
     def _parse(self, text: str) -> "Expression":
         if text not in self._parsed:
@@ -72,13 +74,13 @@ class Grammar:
 
     def _walk(
         self, node: "Expression", template: Template, rng: random.Random, slot: tuple[str, int] | None, depth: int
-    ) -> list[_Piece]:
+    ) -> list[Piece]:
         from hassil.expression import Alternative, Group, ListReference, Permutation, RuleReference, TextChunk
 
         if depth > _MAX_DEPTH:
             raise UserError(f"{self._where}: template {template.text!r} expands without end")
         if isinstance(node, TextChunk):
-            return [_Piece(node.original_text, *(slot or (None, 0)))]
+            return [Piece(node.original_text, *(slot or (None, 0)))]
         if isinstance(node, Alternative):
             return self._walk(rng.choice(node.items), template, rng, slot, depth + 1)
         if isinstance(node, Group):
@@ -113,32 +115,32 @@ class Grammar:
         return _escape(filled)
 
 
-def assemble(pieces: Sequence[tuple[str, str | None, int]], lang: Language) -> Drawn:
-    """Join (text, slot, number) pieces, tidy the spaces, and say where each slot ended up.
+def assemble(pieces: Sequence[Piece], lang: Language) -> Drawn:
+    """Join pieces, tidy the spaces, and say where each slot ended up.
 
     Spaces are single and never at an end; in a script without spaces they stay only between Latin letters or digits.
     """
-    characters = [(c if not c.isspace() else " ", slot, number) for text, slot, number in pieces for c in text]
-    kept: list[tuple[str, str | None, int]] = []
-    for i, (c, slot, number) in enumerate(characters):
-        if c == " ":
-            following = next((d for d, *_ in characters[i:] if d != " "), None)
-            if not kept or following is None or kept[-1][0] == " ":
-                continue
-            if not lang.is_spaced and not (_is_latin(kept[-1][0]) and _is_latin(following)):
-                continue
-        kept.append((c, slot, number))
-    slots: list[tuple[Span, str]] = []
-    open_number = None
-    for i, (c, slot, number) in enumerate(kept):
-        if slot is None:
-            open_number = None
-        elif number == open_number:
-            slots[-1] = ((slots[-1][0][0], i + (c != " ")), slot) if c != " " else slots[-1]
-        elif c != " ":
-            slots.append(((i, i + 1), slot))
-            open_number = number
-    return Drawn("".join(c for c, *_ in kept), slots)
+    kept = _tidy([(c, piece) for piece in pieces for c in piece.text], lang)
+    spans: dict[int, tuple[Span, str]] = {}
+    for i, (c, piece) in enumerate(kept):
+        if piece.slot is not None and c != " ":
+            first = spans[piece.number][0][0] if piece.number in spans else i
+            spans[piece.number] = ((first, i + 1), piece.slot)
+    return Drawn("".join(c for c, _ in kept), list(spans.values()))
+
+
+def _tidy(characters: list[tuple[str, Piece]], lang: Language) -> list[tuple[str, Piece]]:
+    kept: list[tuple[str, Piece]] = []
+    space: Piece | None = None
+    for c, piece in characters:
+        if c.isspace():
+            space = space or piece
+            continue
+        if space is not None and kept and (lang.is_spaced or (_is_latin(kept[-1][0]) and _is_latin(c))):
+            kept.append((" ", space))
+        space = None
+        kept.append((c, piece))
+    return kept
 
 
 def _is_latin(character: str) -> bool:
