@@ -70,7 +70,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `key` in the rows, a label, and how its values are written."""
+    """One column: `key` in the rows, a label (which may have a line break), and how its values are written."""
 
     key: str
     label: str

@@ -103,9 +103,7 @@ class _Writer:
 
 
 def _table(table: Table, number: str) -> str:
-    head = "".join(
-        f'<th scope="col"{_class(c.is_number)}{_hint(c.hint)}>{_escape(c.label)}</th>' for c in table.columns
-    )
+    head = "".join(f'<th scope="col"{_class(c.is_number)}{_hint(c.hint)}>{_label(c.label)}</th>' for c in table.columns)
     bodies = []
     for name, rows in table.groups():
         lines = []
@@ -166,6 +164,11 @@ def _legend(figure: Figure) -> str:
 
 def _source(name: str) -> str:
     return f' <span class="source">Data: data/{_escape(name)}.csv</span>'
+
+
+def _label(label: str) -> str:
+    """A column's label; a line break in it is kept."""
+    return _escape(label).replace("\n", "<br>")
 
 
 def _class(is_number: bool) -> str:

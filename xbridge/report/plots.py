@@ -90,11 +90,13 @@ def lines(
 
 
 def dots(
-    marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line: bool = False, label_length: int = 20
+    marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line: bool = False, label_length: int = 17
 ) -> Draw:
     """Rows of points, the first row on top."""
 
     def draw(axes: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes.grid(visible=False, axis="y")
         if zero_line:
             axes.axvline(0, color=color("muted"), linewidth=0.8)
@@ -108,7 +110,7 @@ def dots(
         axes.set_yticks(range(len(rows)), [shorten(row, label_length) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
         axes.set_xlabel(x_label)
 
     return draw
@@ -149,8 +151,7 @@ def heat(
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(shorten(x_label, 26))
-        axes.set_ylabel(shorten(y_label, 26))
+        axes.set(xlabel=x_label, ylabel=y_label)
 
     return draw
 

@@ -247,8 +247,8 @@ def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
 
 _FLOOR_RULE = (
     "The constant predictor always gives the commonest training label (in retrieval: chance); random initialisation is "
-    "the same architecture without any pretraining, fine-tuned like the others. An arm counts as above a control only "
-    "where every single score of its seeds is."
+    "the same architecture without any pretraining, fine-tuned like the others. An arm is above a control only where "
+    "every single score of its seeds is."
 )
 
 

@@ -72,10 +72,10 @@ def _counts(study: Study, languages: Mapping[str, Any]) -> Table:
         Column("code", "Language", is_number=False, is_row_header=True),
         Column("name", "", is_number=False),
         Column("read", "Read", count, hint="entries read before cleaning"),
-        *[Column(f"pairs {split}", f"Pairs {split}", count) for split in _SPLITS],
-        *[Column(f"mono {split}", f"Text {split}", count) for split in _SPLITS],
-        Column("leaks", "Leaks removed", count, hint="held-out items whose target side is also in training"),
-        Column("retrieval", "Retrieval pairs", count),
+        *[Column(f"pairs {split}", f"Pairs\n{split}", count) for split in _SPLITS],
+        *[Column(f"mono {split}", f"Text\n{split}", count) for split in _SPLITS],
+        Column("leaks", "Leaks\nremoved", count, hint="held-out items whose target side is also in training"),
+        Column("retrieval", "Retrieval\npairs", count),
     ]
     pivot = study.corpus.get("pivot", study.source_lang)
     nway = study.corpus.get("nway")
@@ -93,7 +93,7 @@ def _dropped(study: Study, languages: Mapping[str, Any]) -> Details:
     rows: list[Row] = [{"code": code, **facts.get("dropped", {})} for code, facts in languages.items()]
     columns = [
         Column("code", "Language", is_number=False, is_row_header=True),
-        *[Column(reason, reason.replace("_", " "), count) for reason in reasons],
+        *[Column(reason, reason.replace("_", "\n", 1).replace("_", " "), count) for reason in reasons],
     ]
     table = Table("corpus-dropped", "Entries dropped by each filter.", columns, rows)
     return Details("What the filters dropped", [table])

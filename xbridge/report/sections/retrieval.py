@@ -120,7 +120,7 @@ def _strata_table(study: Study) -> Table | None:
         return None
     columns = [Column("arm", "Arm", is_number=False, is_row_header=True)]
     for name, _, _ in STRATA:
-        columns += [Column(name, f"Jaccard {name}", decimal)]
+        columns += [Column(name, f"Jaccard\n{name}", decimal)]
     columns += [Column("all", "All", decimal)]
     largest = rows[0]
     sizes = ", ".join(f"{count(largest[f'n {name}'])} ({name})" for name, _, _ in STRATA)

@@ -88,7 +88,9 @@ def _between_models(study: Study, rows: Rows, name: str, slug: str) -> list[Bloc
         rows_of, columns_of = (sorted({key[i] for key in grid}, key=site_order) for i in (0, 1))
         values = [[fmean(grid[(r, c)]) if (r, c) in grid else None for c in columns_of] for r in rows_of]
         labels = [[site.rpartition(".")[2] for site in sites] for sites in (rows_of, columns_of)]
-        draw = plots.heat(values, labels[0], labels[1], y_label=f"{a} layer", x_label=f"{b} layer")
+        draw = plots.heat(
+            values, labels[0], labels[1], y_label=f"{shorten(a, 15)} layer", x_label=f"{shorten(b, 15)} layer"
+        )
         side = max(1.6, 0.75 + _CELL_INCHES * max(len(rows_of), len(columns_of)))
         panels.append(Panel("", f"{name} between the layers of {a} and {b}", draw, side, side, group))
     more = f" {len(wanted) - len(chosen)} more pairs are in the CSV." if len(wanted) > len(chosen) else ""

@@ -155,10 +155,10 @@ def _accounting(study: Study) -> Table:
     columns = [
         Column("model", "Model", is_number=False, is_row_header=True),
         Column("steps", "Steps", count),
-        Column("nonpad", "Non-padded tokens", count),
-        Column("padded", "Padded tokens", count),
-        Column("supervised", "Supervised tokens", count),
-        Column("loss", "Final loss", decimal, hint="mean of the last 20 steps, nats per target token"),
+        Column("nonpad", "Non-padded\ntokens", count),
+        Column("padded", "Padded\ntokens", count),
+        Column("supervised", "Supervised\ntokens", count),
+        Column("loss", "Final\nloss", decimal, hint="mean of the last 20 steps, nats per target token"),
         Column("seconds", "Wall time", duration),
         Column("cpu_seconds", "CPU time", duration),
     ]

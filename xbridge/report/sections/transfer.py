@@ -47,7 +47,7 @@ def _headline(study: Study) -> Table:
     columns = [
         Column("arm", "Arm", is_number=False, is_row_header=True),
         Column("value", "Mean", decimal),
-        Column("difference", f"Difference to {shorten(study.reference, 24)}", signed),
+        Column("difference", f"Difference\nto {shorten(study.reference, 17)}", signed),
         Column("interval", "95 % interval"),
         Column("word", "Verdict", is_number=False),
         Column("p_holm", "Holm p", p_value),
@@ -149,10 +149,10 @@ def _languages_table(study: Study, readings: list[Reading]) -> Table:
     has_source = any(row["target_lang"] in (SOURCE, study.source_lang) for row in study.transfer)
     for row in rows:
         row.setdefault(SOURCE, row.get(study.source_lang))
-    source = [Column(SOURCE, f"{study.short(study.source_lang)} (source)", decimal)] if has_source else []
+    source = [Column(SOURCE, f"{study.short(study.source_lang)}\n(source)", decimal)] if has_source else []
     columns = [
         Column("arm", "Arm", is_number=False, is_row_header=True),
-        Column(ZERO_SHOT, "Zero-shot mean", decimal),
+        Column(ZERO_SHOT, "Zero-shot\nmean", decimal),
         *[Column(code, study.short(code), decimal, hint=code) for code in list(dict.fromkeys(targets))],
         *source,
     ]

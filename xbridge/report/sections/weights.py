@@ -125,8 +125,8 @@ def _rank_table(study: Study, weights: Rows, deltas: Rows) -> Table:
         Column("effective_rank", "Effective rank", one_decimal),
         Column("full_rank", "Full rank"),
         Column("spectral", "Spectral norm", decimal),
-        Column("delta_stable_rank", "Stable rank of ΔW", one_decimal),
-        Column("delta_effective_rank", "Effective rank of ΔW", one_decimal),
+        Column("delta_stable_rank", "Stable rank\nof ΔW", one_decimal),
+        Column("delta_effective_rank", "Effective rank\nof ΔW", one_decimal),
     ]
     caption = "Ranks by matrix type and arm, mean over layers and training seeds. ΔW: difference to the base."
     return Table("ranks", caption, columns, rows, group="matrix_type")
