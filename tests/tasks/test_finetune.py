@@ -105,7 +105,7 @@ def test_a_probe_leaves_the_model_as_it_was_and_fine_tuning_does_not(tiny_model,
 
 
 def test_a_probe_learns_on_frozen_features(tiny_model, toy_data, tmp_path):
-    settings = {"epochs": 200, "optim": {"lr": 3e-2, "warmup_steps": 5, "schedule": "linear"}}
+    settings = {"epochs": 150, "batch_size": 9, "optim": {"lr": 3e-2, "warmup_steps": 5, "schedule": "linear"}}
     probe = train(tiny_model, toy_data, tmp_path / "p", freeze=True, head={"dropout": 0.0}, **settings)
     scores = score(probe, toy_data, tmp_path / "s", languages=["eng_Latn"])
     assert scores["accuracy", "model", "eng_Latn", ""] == 1.0

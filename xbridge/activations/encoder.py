@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xbridge.core.errors import ConfigError, UserError
+from xbridge.core.runtime import settle_environment
 from xbridge.data.languages import language
 from xbridge.models.families import Conventions, conventions_of, encode, num_encoder_layers
 from xbridge.models.loading import check_vocabulary, load_backbone, load_tokenizer, save_model
@@ -51,7 +52,7 @@ class Encoder:
         self.folder = folder
         self.tokenizer = tokenizer
         self.conventions: Conventions = conventions_of(model.config.model_type, tokenizer)
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(f"cuda:{settle_environment().local_rank}" if torch.cuda.is_available() else "cpu")
         self.dim: int = model.get_input_embeddings().weight.shape[1]
         self.sites = tuple(f"encoder.{i}" for i in range(num_encoder_layers(model) + 1))
 
