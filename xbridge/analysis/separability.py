@@ -8,8 +8,9 @@ Label, on a task's sentences:
     which is what zero-shot transfer needs (in the source language itself: half against half, both ways);
   * in_language_fisher_ratio, in_language_probe_accuracy: fitted and judged within each language, half against half.
 
-Measures and their chance levels: `xbridge.analysis.discriminant`. Standard errors are over sentences, for the given
-fits: they do not hold what another half would change in the fit.
+Measures and their chance levels: `xbridge.analysis.discriminant`; the Fisher ratio's is for independent sentences, and
+lower where languages share them. Standard errors are over sentences, for the given fits: they do not hold what another
+half would change in the fit.
 """
 
 from collections import Counter

@@ -36,9 +36,15 @@ class FeatureSums:
         self._keep_diagonal = keep_diagonal
         self._n = len(left[0])
         self._left, self._right = left, left if right is None else right
-        self._pairs = [[_Pair(x, y) for y in self._right] for x in self._left]
-        self._own_left = [_Pair(x, x) for x in self._left]
-        self._own_right = self._own_left if right is None else [_Pair(y, y) for y in self._right]
+        lengths_left = [x.square().sum(1) for x in self._left]
+        lengths_right = lengths_left if right is None else [y.square().sum(1) for y in self._right]
+        in_left, in_right = (
+            list(zip(self._left, lengths_left, strict=True)),
+            list(zip(self._right, lengths_right, strict=True)),
+        )
+        self._pairs = [[_Pair(x, y, a, b) for y, b in in_right] for x, a in in_left]
+        self._own_left = [_Pair(x, x, a, a) for x, a in in_left]
+        self._own_right = self._own_left if right is None else [_Pair(y, y, b, b) for y, b in in_right]
 
     def totals(self) -> HsicSums:
         """The sums over all examples."""
@@ -88,12 +94,11 @@ class FeatureSums:
 
 
 class _Pair:
-    """Two centred layers x: (n, d), y: (n, e), and their cross-product."""
+    """Two centred layers x: (n, d), y: (n, e), their squared lengths a, b: (n,), and their cross-products."""
 
-    def __init__(self, x: Tensor, y: Tensor):
-        self.x, self.y = x, y
-        self.a, self.b = x.square().sum(1), y.square().sum(1)
-        self.cross = x.T @ y
+    def __init__(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor):
+        self.x, self.y, self.a, self.b = x, y, a, b
+        self.cross, self.xb, self.ya = x.T @ y, x.T @ b, y.T @ a
 
     def totals(self, diagonal: float) -> tuple[Tensor, Tensor]:
         rows = diagonal * (self.a @ self.b)
@@ -105,7 +110,7 @@ class _Pair:
 
     def moved(self, rows: slice) -> Tensor:
         """x_p . X'b + y_p . Y'a, which is minus (K~ q)_p minus (L~ r)_p, plus 2 a_p b_p."""
-        return self.x[rows] @ (self.x.T @ self.b) + self.y[rows] @ (self.y.T @ self.a)
+        return self.x[rows] @ self.xb + self.y[rows] @ self.ya
 
 
 def _stack(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

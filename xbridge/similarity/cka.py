@@ -69,10 +69,10 @@ def cka(
 
     A pair of bandwidths is the kernel's width for x and for y. With `return_stderr`, also the standard error.
     """
-    require_same_rows({"x": torch.empty(len(x), 0), "y": torch.empty(len(y), 0)})
+    rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
+    require_same_rows(rows)
     width_x, width_y = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
-    left = prepare({"x": as_rows(x, "x")}, kernel, width_x)
-    right = prepare({"y": as_rows(y, "y")}, kernel, width_y)
+    left, right = prepare({"x": rows["x"]}, kernel, width_x), prepare({"y": rows["y"]}, kernel, width_y)
     value, error = _matrix(left, right, kernel, estimator, return_stderr, groups, engine, ["x"], ["y"])
     return (float(value[0, 0]), float(error[0, 0])) if error is not None else float(value[0, 0])
 
@@ -114,7 +114,8 @@ def cka_matrix(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """CKA between every layer of `a` and every layer of `b` (default: of `a`): (S_a, S_b) float64.
 
-    a, b: sequences, or mappings from names, of (n, d_l); row i is the same example everywhere. Any float type.
+    a, b: sequences, or mappings from names, of (n, d_l); row i is the same example everywhere. Any float
+        type and device; computed on the CPU in float64.
     kernel: "linear"; "cosine" (linear on rows of unit length); "rbf" exp(-d^2 / (2 bandwidth^2)) and "laplacian"
     exp(-d / bandwidth) on Euclidean distances d; or a function of ((b, d), (n, d)) rows that returns a (b, n) tile.
     bandwidth: a width in the input's units, or "median": the median distance between (at most 2,048, evenly spaced)
