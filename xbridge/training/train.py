@@ -150,15 +150,17 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     model = _model(config, start, tokenizer)
     check_vocabulary(model, tokenizer, str(inputs.init or start or "scratch"))
     _check_positions(model, config)
-    material = _material(config, inputs, model, tokenizer)
+    generation = _generation(inputs)
+    seed = derive_seed(config.seed, "generation", generation)
+    material = _material(config, inputs, model, tokenizer, seed)
     objective = config.objective.load().build(config.objective.config, material)
     trainer = Trainer(
         model,
         objective.loss,
-        plan := _plan(config, objective),
+        plan := _plan(config, objective, seed),
         config.optim,
         out,
-        seed=config.seed,
+        seed=seed,
         precision=config.precision,
         zero=config.zero,
         save_every=config.save_every,
@@ -172,7 +174,9 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     state = trainer.state_dict()
     if trainer.is_main:
         _save(model, tokenizer, out / "model", state, save_model)
-        write_json(out / "summary.json", _summary(config, totals, facts, plan.ledger(), objective))
+        write_json(
+            out / "summary.json", _summary(config, totals, facts, plan.ledger(), objective.num_dropped, generation)
+        )
         _remove_checkpoints(out / "checkpoints", config.keep_after)
     trainer.wait()
 
@@ -191,6 +195,14 @@ def num_parameters(model: "nn.Module") -> int:
 def _identity(path: Path) -> str:
     manifest = path / "manifest.json"
     return str(read_json(manifest)["digest"]) if manifest.exists() else str(path)
+
+
+def _generation(inputs: Inputs) -> int:
+    """How many trainings lie behind this one: a continued training must not see its parent's batches again."""
+    if inputs.init is None:
+        return 0
+    summary = inputs.init / "summary.json"
+    return 1 + (int(read_json(summary)["generation"]) if summary.exists() else 0)
 
 
 def _start(config: Config, inputs: Inputs) -> Path | str | None:
@@ -227,7 +239,7 @@ def _check_positions(model: Any, config: Config) -> None:
         )
 
 
-def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any) -> "Material":
+def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int) -> "Material":
     from xbridge.models.families import conventions_of
     from xbridge.objectives.base import Material
 
@@ -237,17 +249,17 @@ def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any) -> "Ma
         tokenizer=tokenizer,
         conventions=conventions_of(model.config.model_type, tokenizer),
         max_tokens=config.max_tokens,
-        seed=config.seed,
+        seed=seed,
         temperature=config.temperature,
     )
 
 
-def _plan(config: Config, objective: "Objective") -> Any:
+def _plan(config: Config, objective: "Objective", seed: int) -> Any:
     from xbridge.data.batching import TokenPlan
 
     return TokenPlan(
         objective,
-        seed=config.seed,
+        seed=seed,
         budget=config.budget,
         batch_tokens=config.batch_tokens,
         shares=objective.shares,
@@ -277,7 +289,12 @@ def _save(model: Any, tokenizer: Any, folder: Path, state: Any, save_model: Any)
 
 
 def _summary(
-    config: Config, totals: "Totals", facts: Mapping[str, int], ledger: Mapping[str, Any], objective: "Objective"
+    config: Config,
+    totals: "Totals",
+    facts: Mapping[str, int],
+    ledger: Mapping[str, Any],
+    num_dropped: int,
+    generation: int,
 ) -> dict[str, Any]:
     warnings = []
     losses = [loss for name, loss in (totals.validation or {}).items() if "-" not in name]
@@ -297,7 +314,8 @@ def _summary(
         "validation": dict(totals.validation) if totals.validation else None,
         "seconds": round(totals.seconds, 3),
         "parameters": facts["parameters"],
-        "dropped_overlong": objective.num_dropped,
+        "generation": generation,
+        "dropped_overlong": num_dropped,
         "ledger": ledger,
         "warnings": warnings,
     }
