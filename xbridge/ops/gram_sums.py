@@ -20,7 +20,7 @@ from torch import Tensor
 from xbridge.ops.hsic import HsicSums
 
 Tile = Callable[[Tensor, Tensor], Tensor]  # (b, d), (n, d) -> (b, n) kernel values
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 16 << 20
 
 
 def linear_tile(x: Tensor, y: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class GramSums:
         own_left, own_right = torch.zeros_like(pair[:, 0]), torch.zeros_like(pair[0])
         for rows in self._blocks():
             k_BSN, l_BSN = self._block_pair(rows)
-            pair += torch.einsum("bsn,btn->st", k_BSN, l_BSN)
+            pair += k_BSN.transpose(0, 1).flatten(1) @ l_BSN.transpose(0, 1).flatten(1).T
             if self._right is not None:
                 own_left += k_BSN.square().sum((0, 2))
                 own_right += l_BSN.square().sum((0, 2))
@@ -128,19 +128,26 @@ class GramSums:
         )
 
     def _row_sums(self, layers: Sequence[tuple[Tensor, Tile]]) -> Tensor:
-        return torch.cat([self._block(layers, rows).sum(2) for rows in self._blocks()]).T.contiguous()
+        return torch.stack([self._row_sums_of(x_ND, tile) for x_ND, tile in layers])
+
+    def _row_sums_of(self, x_ND: Tensor, tile: Tile) -> Tensor:
+        if tile is linear_tile:  # sum_j x_i . x_j needs no kernel matrix
+            sums_N = x_ND @ x_ND.sum(0)
+            return sums_N if self._keep_diagonal else sums_N - x_ND.square().sum(1)
+        return torch.cat([self._block([(x_ND, tile)], rows).sum((1, 2)) for rows in self._blocks()])
 
     def _block_pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         k_BSN = self._block(self._left, rows)
         return k_BSN, k_BSN if self._right is None else self._block(self._right, rows)
 
     def _block(self, layers: Sequence[tuple[Tensor, Tile]], rows: Tensor) -> Tensor:
-        k_BSN = torch.empty(len(rows), len(layers), self._n, dtype=torch.float64)
+        """Rows of all kernel matrices, (B, S, N), a view of memory in the order (S, B, N)."""
+        k_SBN = torch.empty(len(layers), len(rows), self._n, dtype=torch.float64)
         for index, (x_ND, tile) in enumerate(layers):
-            k_BSN[:, index] = tile(x_ND[rows], x_ND)
+            k_SBN[index] = tile(x_ND[rows], x_ND)
         if not self._keep_diagonal:
-            k_BSN[torch.arange(len(rows)), :, rows] = 0
-        return k_BSN
+            k_SBN[:, torch.arange(len(rows)), rows] = 0
+        return k_SBN.transpose(0, 1)
 
     def _blocks(self) -> Iterator[Tensor]:
         return iter(torch.split(torch.arange(self._n), self._block_rows()))

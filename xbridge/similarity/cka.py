@@ -189,7 +189,7 @@ def _matrix(
         raise ValueError(f"{n} examples: the {estimator} estimator needs at least {least}")
     sums: GramSums | FeatureSums
     keep_diagonal = estimator == "biased"
-    if _use_moments(left, right, kernel, engine, grouped=return_stderr and group_N is not None):
+    if _use_moments(left, right, kernel, engine, return_stderr=return_stderr, grouped=group_N is not None):
         sums = FeatureSums(
             [x for x, _ in left], None if right is None else [y for y, _ in right], keep_diagonal=keep_diagonal
         )
@@ -232,9 +232,11 @@ def _use_moments(
     kernel: Kernel,
     engine: Engine,
     *,
+    return_stderr: bool,
     grouped: bool,
 ) -> bool:
-    possible = kernel in ("linear", "cosine") and not grouped
+    """Feature space or Gram space: the cheaper one, unless `engine` says which."""
+    possible = kernel in ("linear", "cosine") and not (grouped and return_stderr)
     if engine == "moments" and not possible:
         raise ValueError('engine "moments" takes the linear and cosine kernels, and no groups; use "gram"')
     if engine not in ("auto", "moments", "gram"):
@@ -243,8 +245,11 @@ def _use_moments(
         return engine == "moments"
     n, other = len(left[0][0]), left if right is None else right
     dims_left, dims_right = sum(x.shape[1] for x, _ in left), sum(y.shape[1] for y, _ in other)
-    in_features = n * dims_left * dims_right
-    in_grams = n * n * (dims_left + (0 if right is None else dims_right) + len(left) * len(other))
+    num_layers, num_pairs = len(left) + (0 if right is None else len(other)), len(left) * len(other)
+    dims = dims_left + (0 if right is None else dims_right)
+    # multiply-adds; the constants, for what is bound by memory, were fitted to measurements on a CPU
+    in_features = 0.75 * n * dims_left * dims_right * (1 + return_stderr)
+    in_grams = n * n * (dims + num_pairs + return_stderr * (400 * num_layers + 3 * num_pairs))
     return in_features < in_grams
 
 
