@@ -165,7 +165,8 @@ def _tokenizer(study: StudyFolder) -> Path:
 def _taskdata(study: StudyFolder) -> Path:
     path = study.stage("taskdata", "home", {}, 3.1)
     counts = {code: {"train": 2325 if i == 0 else 0, "test": 500 + 10 * i} for i, code in enumerate(study.languages)}
-    write_json(path / "card.json", {"source": "home-assistant-intents", "licence": "Apache-2.0", "languages": counts})
+    source = {"kind": "homeassistant_intents", "licence": "Apache-2.0", "version": "2026.10.27", "files": []}
+    write_json(path / "card.json", {"num_labels": 42, "source": source, "languages": counts})
     return path
 
 
@@ -189,7 +190,8 @@ def _training(study: StudyFolder, model: str, arm: str, seed: int) -> Path:
         lines.append(line)
         if step % 200 == 0:
             name = "denoising" if arm in ("base", "denoise") else "translation"
-            validation = {f"{name}/{code}": loss + 0.1 for code in study.languages}
+            parts = study.languages if name == "denoising" else [f"eng_Latn-{code}" for code in study.languages[1:]]
+            validation = dict.fromkeys(parts, loss + 0.1)
             lines.append({"step": step, "validation": validation})
     write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_json(path / "summary.json", {"steps": num_steps})

@@ -120,11 +120,16 @@ def _study(scores: dict[str, list[float]], floor: float) -> Study:
 
 def test_an_arm_is_above_a_control_only_with_every_score() -> None:
     study = _study({"random": [0.05], "denoise": [0.06, 0.049], "mt": [0.13, 0.14]}, floor=0.024)
-    constant, random = (plain(text) for text in floor_sentences(study, [INTENTS]))
-    assert constant == "Every arm is above the constant predictor in the one reading."
-    assert random == (
-        "Every pretrained arm is above random initialisation in the one reading, except intents, fine-tuned: denoise."
-    )
+    constant, random = floor_sentences(study, [INTENTS])
+    assert constant == "Above the constant predictor: every arm in the one reading."
+    assert random == "Above random initialisation, by reading: intents, fine-tuned: mt, but not denoise."
+
+
+def test_no_arm_above_the_floor_is_said_plainly() -> None:
+    study = _study({"random": [0.02], "denoise": [0.01], "mt": [0.02]}, floor=0.024)
+    constant, random = floor_sentences(study, [INTENTS])
+    assert constant == "Above the constant predictor: no arm in the one reading."
+    assert random == "Above random initialisation: no arm in the one reading."
 
 
 def test_limits_state_the_chance_that_seeds_agree_by_luck() -> None:

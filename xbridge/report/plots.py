@@ -90,9 +90,15 @@ def lines(
 
 
 def dots(
-    marks: Sequence[Mark], rows: Sequence[str], *, x_label: str, zero_line: bool = False, label_length: int = 17
+    marks: Sequence[Mark],
+    rows: Sequence[str],
+    *,
+    x_label: str,
+    zero_line: bool = False,
+    label_length: int = 17,
+    frame: tuple[float, float] | None = None,
 ) -> Draw:
-    """Rows of points, the first row on top."""
+    """Rows of points, the first row on top. With `frame`, x covers that and all points, and longer bars are cut."""
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -111,6 +117,10 @@ def dots(
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        if frame is not None:
+            ends = [*frame, *(mark.value for mark in marks)]
+            margin = 0.06 * (max(ends) - min(ends))
+            axes.set_xlim(min(ends) - margin, max(ends) + margin)
         axes.set_xlabel(x_label)
 
     return draw

@@ -189,36 +189,46 @@ def _is_clear_of(treated: Comparison, control: Comparison) -> bool:
     return treated.low > control.high if _sign(treated) else treated.high < control.low
 
 
-def floor_sentences(study: Study, readings: Sequence[Reading]) -> list[Text]:
+def floor_sentences(study: Study, readings: Sequence[Reading]) -> list[str]:
     """Which arms stand clear of the constant predictor and of random initialisation.
 
     Clear of the constant predictor: every single score is above it. Clear of random initialisation: the lowest score of
     the arm is above the highest of random initialisation.
     """
-    checks: dict[str, list[tuple[Reading, list[str]]]] = {"the constant predictor": [], "random initialisation": []}
+    checks: dict[str, list[tuple[Reading, list[str], list[str]]]] = {
+        "the constant predictor": [],
+        "random initialisation": [],
+    }
     for reading in readings:
         seeds = reading.rows(study.seeds)
         scores = {arm: single_scores(seeds, arm) for arm in study.arms}
         floors = [row["floor"] for row in reading.rows(study.transfer) if macro(row) and row["floor"] is not None]
         if floors:
-            checks["the constant predictor"].append((reading, _not_clear(scores, fmean(floors))))
+            checks["the constant predictor"].append((reading, *_split(scores, fmean(floors))))
         if scores.get("random"):
             trained = {arm: values for arm, values in scores.items() if arm != "random"}
-            checks["random initialisation"].append((reading, _not_clear(trained, max(scores["random"]))))
-    found: list[Text] = []
-    for bar, results in checks.items():
-        failed = [f"{reading.short}: {listed(arms)}" for reading, arms in results if arms]
-        which = "the one reading" if len(results) == 1 else f"all {len(results)} readings"
-        everyone = "Every arm" if bar == "the constant predictor" else "Every pretrained arm"
-        if results and not failed:
-            found.append(f"{everyone} is above {bar} in {which}.")
-        elif results:
-            found.append([f"{everyone} is above {bar} in {which}, ", Strong("except"), f" {'; '.join(failed)}."])
-    return found
+            checks["random initialisation"].append((reading, *_split(trained, max(scores["random"]))))
+    return [_floor_sentence(bar, results) for bar, results in checks.items() if results]
 
 
-def _not_clear(scores: dict[str, list[float]], bar: float) -> list[str]:
-    return [arm for arm, values in scores.items() if values and min(values) <= bar]
+def _floor_sentence(bar: str, results: Sequence[tuple[Reading, list[str], list[str]]]) -> str:
+    everyone = "every arm" if bar == "the constant predictor" else "every pretrained arm"
+    which = "the one reading" if len(results) == 1 else f"all {len(results)} readings"
+    if all(not failed for _, _, failed in results):
+        return f"Above {bar}: {everyone} in {which}."
+    if all(not clear for _, clear, _ in results):
+        return f"Above {bar}: no arm in {which}."
+    parts = []
+    for reading, clear, failed in results:
+        who = everyone if not failed else "no arm" if not clear else f"{listed(clear)}, but not {listed(failed)}"
+        parts.append(f"{reading.short}: {who}")
+    return f"Above {bar}, by reading: {'; '.join(parts)}."
+
+
+def _split(scores: dict[str, list[float]], bar: float) -> tuple[list[str], list[str]]:
+    """Arms with every score above the bar, and the others."""
+    clear = [arm for arm, values in scores.items() if values and min(values) > bar]
+    return clear, [arm for arm, values in scores.items() if values and arm not in clear]
 
 
 def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
@@ -235,10 +245,10 @@ def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
     elif alignment:
         result.append(Paragraph("Retrieval measures alignment of sentence representations; it is not counted above."))
     if found and control in study.arms:
-        result.append(Paragraph([Strong("Does the control explain it? "), *_control_intro(arm, control)]))
+        result.append(Paragraph([Strong("Does the control explain it?"), " ", *_control_intro(arm, control)]))
         result.append(Bullets([control_sentence(c, compare(study, c.reading, control)) for c in found]))
     if readings and study.transfer:
-        result.append(Paragraph([Strong("Is anything above the floor? "), _FLOOR_RULE]))
+        result.append(Paragraph([Strong("Is anything above the floor?"), " ", _FLOOR_RULE]))
         result.append(Bullets(floor_sentences(study, readings)))
     result.append(Paragraph([Strong("What this can and cannot support.")]))
     result.append(Bullets(limits(study, found)))

@@ -18,10 +18,14 @@ def section(study: Study) -> Section:
         return Section("data", title, [not_run("the corpus stage")])
     blocks: list[Block] = []
     languages = study.corpus.get("languages", {})
-    if study.corpus.get("sources"):
-        blocks.append(_sources(study.corpus["sources"]))
+    sources = [("corpus", source) for source in study.corpus.get("sources", [])]
+    sources += [(f"task data {name}", card["source"]) for name, card in study.taskdata.items() if _has_source(card)]
+    if sources:
+        blocks.append(_sources(sources))
     if languages:
-        blocks += [_counts(study, languages), _dropped(study, languages)]
+        blocks.append(_counts(study, languages))
+        if any(facts.get("dropped") for facts in languages.values()):
+            blocks.append(_dropped(languages))
     if study.corpus.get("near_duplicates"):
         blocks += _near_duplicates(study)
     if study.tokenizer:
@@ -32,12 +36,17 @@ def section(study: Study) -> Section:
     return Section("data", title, blocks)
 
 
-def _sources(sources: list[Mapping[str, Any]]) -> Table:
+def _has_source(card: Mapping[str, Any]) -> bool:
+    return isinstance(card.get("source"), Mapping)
+
+
+def _sources(sources: list[tuple[str, Mapping[str, Any]]]) -> Table:
     rows: list[Row] = []
-    for source in sources:
+    for use, source in sources:
         for file in source.get("files") or [{}]:
             rows.append(
                 {
+                    "use": use,
                     "kind": source.get("kind"),
                     "version": source.get("version"),
                     "licence": source.get("licence"),
@@ -46,13 +55,14 @@ def _sources(sources: list[Mapping[str, Any]]) -> Table:
                 }
             )
     columns = [
-        Column("kind", "Source", is_number=False, is_row_header=True),
+        Column("use", "For", is_number=False, is_row_header=True),
+        Column("kind", "Source", is_number=False),
         Column("version", "Version", is_number=False),
         Column("licence", "Licence", is_number=False),
         Column("file", "File", is_number=False),
         Column("sha256", "sha256", is_number=False),
     ]
-    return Table("sources", "What the corpus was read from.", columns, rows)
+    return Table("sources", "What the data were read from.", columns, rows)
 
 
 def _counts(study: Study, languages: Mapping[str, Any]) -> Table:
@@ -88,7 +98,7 @@ def _counts(study: Study, languages: Mapping[str, Any]) -> Table:
     return Table("corpus", caption, columns, rows)
 
 
-def _dropped(study: Study, languages: Mapping[str, Any]) -> Details:
+def _dropped(languages: Mapping[str, Any]) -> Details:
     reasons = list(dict.fromkeys(reason for facts in languages.values() for reason in facts.get("dropped", {})))
     rows: list[Row] = [{"code": code, **facts.get("dropped", {})} for code, facts in languages.items()]
     columns = [
@@ -125,12 +135,14 @@ def _near_duplicates(study: Study) -> list[Block]:
 
 def _card(study: Study, card: Mapping[str, Any], name: str, title: str) -> list[Block]:
     """A card of any shape: single facts as a list, mappings of mappings (by language) as tables."""
+    card = {key: value for key, value in card.items() if key != "source" or not isinstance(value, Mapping)}
     facts = {key: value for key, value in card.items() if not isinstance(value, Mapping | list)}
     blocks: list[Block] = []
     if facts:
         parts: list[Any] = []
         for key, value in facts.items():
-            parts += [f"{'; ' if parts else ''}{key.replace('_', ' ')} ", Code(_fact(value))]
+            label = key.replace("num_", "number of ").replace("_", " ")
+            parts += ["; " + label if parts else label[:1].upper() + label[1:], ": ", Code(_number(value))]
         blocks.append(Paragraph([*parts, "."]))
     by_key = {key: value for key, value in card.items() if isinstance(value, Mapping) and value}
     flat = {key: value for key, value in by_key.items() if not any(isinstance(v, Mapping) for v in value.values())}
@@ -183,10 +195,8 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
         return text_of(value)
     return count(value) if isinstance(value, int) else decimal(value)
-
-
-def _fact(value: Any) -> str:
-    return _number(value)

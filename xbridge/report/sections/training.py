@@ -105,20 +105,26 @@ def _validation_figure(study: Study, trained: list[Training]) -> Figure | None:
             for model, curve in models.items()
         ]
         draw = plots.lines(series, x_label="non-padded tokens", y_label="loss (nats per target token)")
-        panels.append(Panel(shorten(objective, 34), f"validation loss of {objective}", draw))
+        title = objective[:1].upper() + objective[1:]
+        panels.append(Panel(shorten(title, 40), f"validation loss, {objective}", draw))
     if not panels:
         return None
-    caption = "Held-out loss, mean over the languages or pairs of an objective; one line per training seed."
+    caption = (
+        "Held-out loss on the same examples with the same noise at every step, one line per training seed: over "
+        "directions for translation, over languages for denoising, which are not comparable."
+    )
     legend = plots.legend(study, [by_model[m].arm for models in found.values() for m in models])
     return Figure("validation-loss", "Validation loss", caption, panels, rows, legend)
 
 
 def _by_objective(losses: Mapping[str, Any]) -> dict[str, float]:
-    """`{"translation/deu_Latn": 3.1, ...}` -> mean by objective."""
+    """Means over the parts of an objective: `{"eng_Latn-deu_Latn": 3.1, ...}` -> `{"mean over directions": ...}`."""
     groups: dict[str, list[float]] = {}
     for key, value in losses.items():
+        objective, _, part = key.rpartition("/")
+        kind = "mean over directions" if "-" in part else "mean over languages"
         if isinstance(value, int | float):
-            groups.setdefault(key.split("/")[0], []).append(float(value))
+            groups.setdefault(f"{objective}, {kind}" if objective else kind, []).append(float(value))
     return {key: fmean(values) for key, values in groups.items()}
 
 

@@ -76,14 +76,20 @@ def _differences(study: Study, readings: list[Reading]) -> list[Block]:
             rows.append(_difference_row(reading, arm, c.difference, c.low, c.high, c.seed_differences))
         if not marks:
             continue
-        draw = plots.dots(marks, arms, x_label=f"difference to {shorten(study.reference, 24)}", zero_line=True)
+        framing = [m for m in marks if len(m.singles) > 1] or marks
+        ends = [0.0, *(end for m in framing for end in (m.low, m.high) if end is not None)]
+        frame = (min(ends), max(ends))
+        draw = plots.dots(
+            marks, arms, frame=frame, x_label=f"difference to {shorten(study.reference, 24)}", zero_line=True
+        )
         words = f"{reading.label}: difference of each arm to {study.reference}"
         panels.append(Panel(shorten(reading.short, 36), words, draw, height=0.75 + 0.27 * len(arms)))
     if not panels:
         return []
     caption = (
         f"Points: mean difference; bars: its 95 % interval, as in the table above; ticks below: "
-        f"the difference of each training seed to the same seed of {study.reference}. Right of the line is better than "
+        f"the difference of each training seed to the same seed of {study.reference}. Bars of arms with a "
+        "single training seed may leave the panel; the CSV has them whole. Right of the line is better than "
         f"{study.reference}."
     )
     return [Figure("differences", f"Difference to {study.reference}, zero-shot macro mean", caption, panels, rows)]

@@ -62,10 +62,9 @@ def _summary_figure(study: Study, weights: Rows, deltas: Rows) -> Figure:
     rows: Rows = []
     for title, axis, quantity, source in (
         ("Relative change", "|ΔW| / |W of the base|", "relative_change", deltas),
-        ("Stable rank of W", "stable rank", "stable_rank", weights),
+        ("Subspace overlap with the base", "subspace overlap", "subspace_overlap", deltas),
         ("Effective rank of W", "effective rank", "effective_rank", weights),
         ("Effective rank of ΔW", "effective rank", "effective_rank", deltas),
-        ("Subspace overlap with the base", "subspace overlap", "subspace_overlap", deltas),
     ):
         types = _types(source)
         arms = [arm for arm in study.arms if any(r["arm"] == arm for r in source)]
@@ -83,7 +82,7 @@ def _summary_figure(study: Study, weights: Rows, deltas: Rows) -> Figure:
                 )  # fmt: skip
         if marks:
             draw = plots.dots(marks, types, x_label=axis, label_length=28)
-            height = 0.7 + len(types) * max(0.2, 0.055 * len(arms))
+            height = 0.7 + 0.21 * len(types)
             panels.append(Panel(title, f"{title} of each matrix type by arm", draw, width=4.3, height=height))
     caption = "Mean over layers and training seeds; bars: lowest to highest training seed. ΔW: difference to the base."
     legend = plots.legend(study, [r["arm"] for r in rows])
@@ -140,7 +139,7 @@ def _mean(rows: Rows, key: str) -> float | None:
 def _curves(study: Study, source: Rows, name: str, title: str, what: str) -> Figure:
     panels, rows = [], []
     types = _types(source)
-    inner = [kind for kind in types if not re.search(r"embed|shared|lm head", kind)] or types
+    inner = [kind for kind in types if not re.search(r"embed|shared|lm head|positions", kind)] or types
     shown = inner[:: -(-len(inner) // _CURVE_PANELS)]
     arms = [arm for arm in study.arms if any(r["arm"] == arm for r in source)]
     for kind in types:
