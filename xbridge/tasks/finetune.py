@@ -47,7 +47,19 @@ class HeadConfig:
             raise ConfigError("dropout", "must be at least 0 and below 1")
 
 
-OPTIM = OptimConfig(lr=1e-3, warmup_steps=20, schedule="linear")
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptim(OptimConfig):
+    """The optimiser's settings with the defaults of a short fine-tuning of a small model."""
+
+    lr: float = 2e-3
+    """Peak learning rate. A linear probe wants more (1e-2), a large pretrained model far less (1e-5 to 5e-5)."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up from lr / warmup_steps to lr."""
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "linear"
+    """Course of the rate after the warm-up."""
+
+
+OPTIM = FinetuneOptim()
 HEAD = HeadConfig()
 
 
@@ -67,7 +79,7 @@ class Config:
     """Passes over the training examples."""
     batch_size: int = 64
     """Examples per update, over all ranks."""
-    optim: OptimConfig = OPTIM
+    optim: FinetuneOptim = OPTIM
     """Optimiser."""
     head: HeadConfig = HEAD
     """Shape of the head."""
