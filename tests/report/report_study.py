@@ -194,7 +194,7 @@ def _training(study: StudyFolder, model: str, arm: str, seed: int) -> Path:
             validation = dict.fromkeys(parts, loss + 0.1)
             lines.append({"step": step, "validation": validation})
     write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_json(path / "summary.json", {"steps": num_steps})
+    write_json(path / "summary.json", {"steps": num_steps, "parameters": 2200000, "tokens": {"nonpad": total}})
     return path
 
 

@@ -4,6 +4,7 @@ import csv
 import filecmp
 import math
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -316,6 +317,12 @@ def test_any_one_input_may_be_missing(inputs: page.Inputs, missing: str) -> None
     assert all(section.blocks for section in document.sections)
 
 
+def test_limits_name_the_size_of_a_base_that_was_trained_here(report: Path) -> None:
+    said = parse(report / "index.html").text
+    assert "The base is a model of 2,200,000 parameters trained here from scratch on" in said
+    assert "come from one domain" in said
+
+
 def test_a_retrieval_only_study_does_not_claim_transfer(inputs: page.Inputs) -> None:
     study = load(inputs)
     only = [r for r in study.transfer if r["task"] == "retrieval"]
@@ -334,6 +341,13 @@ def test_eight_arms_and_twelve_languages_fit(tmp_path: Path) -> None:
     assert "an_arm_with_quite_a_long_name_of_its_own" in parsed.text
     assert "an_arm_w…_its_own" in parsed.text
     assert len({(s.token, s.marker, s.dash) for s in load(inputs).styles.values()}) == 8
+
+
+def test_missing_matplotlib_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    figure = Figure("f", "", "", [Panel("", "nothing", lambda axes: None)], [])
+    with pytest.raises(UserError, match=r"pip install 'xbridge-mt\[report\]'"):
+        svg.draw(figure)
 
 
 def test_a_folder_without_a_lock_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from xbridge.report.document import plain
 from xbridge.report.load import Study
 from xbridge.report.readings import Reading
-from xbridge.report.verdict import Comparison, control_sentence, floor_sentences, limits, overall, sentence
+from xbridge.report.sections.verdict import limits
+from xbridge.report.verdict import Comparison, control_sentence, floor_sentences, overall, sentence
 
 INTENTS = Reading("intents", "finetune", "macro_accuracy", "")
 HIGHER = Comparison(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from xbridge.core.console import progress
 from xbridge.core.files import write_text
-from xbridge.report import html, markdown, svg, verdict
-from xbridge.report.document import Document, Figure, Row, Section, Table, walk
+from xbridge.report import html, markdown, svg
+from xbridge.report.document import Document, Figure, Row, Table, walk
 from xbridge.report.format import count
 from xbridge.report.load import Study, load
 from xbridge.report.sections import (
@@ -26,6 +26,7 @@ from xbridge.report.sections import (
     similarity,
     training,
     transfer,
+    verdict,
     weights,
 )
 from xbridge.report.sheet import sheet
@@ -84,7 +85,7 @@ def compose(config: Config, study: Study) -> Document:
     """The whole report of a study."""
     title = config.title or f"{study.lock['study']}: MT continued training and cross-lingual transfer"
     sections = [
-        Section("verdict", "Verdict", verdict.blocks(study, arm=config.arm, control=config.control)),
+        verdict.section(study, arm=config.arm, control=config.control),
         transfer.section(study),
         training.section(study),
         retrieval.section(study),

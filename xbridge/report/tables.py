@@ -30,7 +30,7 @@ def headline(transfer_path: Path) -> str:
         lines += [
             "",
             shorten(reading.label, WIDTH),
-            _line("arm", "mean", "seed sd", "seeds", "difference", "95 % interval"),
+            _line("arm", "mean", "seed sd", "runs", "difference", "95 % interval"),
         ]
         for arm in ordered(list(mine)):
             row = mine[arm]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from xbridge.report.document import Block, Bullets, Code, Inline, Link, Paragraph, Strong, Text
+from xbridge.report.document import Strong, Text
 from xbridge.report.format import decimal, interval, listed, p_value, signed
 from xbridge.report.load import Rows, Study
 from xbridge.report.readings import ZERO_SHOT, Reading, macro, per_train_seed, primary_readings, single_scores
@@ -114,10 +114,10 @@ def overall(comparisons: Sequence[Comparison], arm: str, reference: str) -> str:
         better = "better" if higher else "worse"
         summary = f"Here {arm} transfers {better} than {reference}: {words[0]} in {all_of_them}."
     else:
-        word, count = ("higher", higher) if higher else ("lower", lower)
+        word, number = ("higher", higher) if higher else ("lower", lower)
         other = "the other" if rest == 1 else f"the other {rest}"
         summary = (
-            f"Here {arm} is {word} than {reference} in {count} of {len(words)} zero-shot readings; in {other} a "
+            f"Here {arm} is {word} than {reference} in {number} of {len(words)} zero-shot readings; in {other} a "
             "difference is not distinguishable."
         )
     weak = sum(c.word in ("higher", "lower") and not c.survives_holm for c in comparisons)
@@ -229,93 +229,6 @@ def _split(scores: dict[str, list[float]], bar: float) -> tuple[list[str], list[
     """Arms with every score above the bar, and the others."""
     clear = [arm for arm, values in scores.items() if values and min(values) > bar]
     return clear, [arm for arm, values in scores.items() if values and arm not in clear]
-
-
-def blocks(study: Study, *, arm: str, control: str) -> list[Block]:
-    """The verdict's paragraphs."""
-    readings = scored_readings(study)
-    found = [c for c in (compare(study, reading, arm) for reading in readings) if c is not None]
-    transfer = [c for c in found if c.reading.kind == "transfer"]
-    alignment = [c for c in found if c.reading.kind == "alignment"]
-    result: list[Block] = [Paragraph(overall(transfer, arm, study.reference), role="lead")]
-    if found:
-        result.append(Bullets([sentence(c) for c in transfer + alignment]))
-    if alignment and not transfer:
-        result.append(Paragraph("What was run measures alignment of sentence representations, not transfer of a task."))
-    elif alignment:
-        result.append(Paragraph("Retrieval measures alignment of sentence representations; it is not counted above."))
-    if found and control in study.arms:
-        result.append(Paragraph([Strong("Does the control explain it?"), " ", *_control_intro(arm, control)]))
-        result.append(Bullets([control_sentence(c, compare(study, c.reading, control)) for c in found]))
-    if readings and study.transfer:
-        result.append(Paragraph([Strong("Is anything above the floor?"), " ", _FLOOR_RULE]))
-        result.append(Bullets(floor_sentences(study, readings)))
-    result.append(Paragraph([Strong("What this can and cannot support.")]))
-    result.append(Bullets(limits(study, found)))
-    return result
-
-
-_FLOOR_RULE = (
-    "The constant predictor always gives the commonest training label (in retrieval: chance); random initialisation is "
-    "the same architecture without any pretraining, fine-tuned like the others. An arm is above a control only where "
-    "every single score of its seeds is."
-)
-
-
-def _control_intro(arm: str, control: str) -> list[Inline]:
-    return [
-        Code(control),
-        " trains on the same text with the same objective as ",
-        Code(arm),
-        ", but its sentences are randomly re-paired, so that nothing can be learned from translation as such.",
-    ]
-
-
-def limits(study: Study, comparisons: Sequence[Comparison]) -> list[Text]:
-    """What the study's sample can and cannot support, from what it ran."""
-    num_seeds = max((len(c.seed_differences) for c in comparisons), default=0)
-    found: list[Text] = []
-    if num_seeds:
-        chance = decimal(2 * 0.5**num_seeds, 2 if num_seeds < 5 else 3)
-        found.append(
-            f"{num_seeds} training seed{'s' if num_seeds > 1 else ''} per arm, all from one base model. "
-            + (
-                f"With no difference at all, {num_seeds} seeds still agree in sign with probability {chance}. "
-                if num_seeds > 1
-                else "Variation between training runs is unknown. "
-            )
-            + "Intervals are for new test examples and new training runs from this base on this text; they say nothing "
-            "about other bases, corpora or model sizes. p-values are not adjusted for the number of readings."
-        )
-    if _is_from_scratch(study):
-        found.append(
-            "The base is a small model trained here from scratch for minutes, not a large pretrained one. Absolute "
-            "scores are low; only contrasts between arms on one budget are meant to be read."
-        )
-    found.append(
-        "The bitext, the denoising text and the task sentences come from one domain, which favours whatever is learned "
-        "from that bitext; transfer from general-domain bitext may differ."
-    )
-    shares = [row["jaccard"] for row in study.near_duplicates if row["jaccard"] is not None]
-    if shares:
-        near = sum(value >= 0.6 for value in shares) / len(shares)
-        found.append(
-            f"{100 * near:.0f} % of held-out items have a near-duplicate in training (word Jaccard of the pivot side "
-            "at least 0.6). They raise retrieval and translation scores; the retrieval section splits scores by it."
-        )
-    found.append(
-        [
-            "The result need not agree with Ji, Mickus, Segonne and Tiedemann (2024, ",
-            Link("arXiv 2403.16777", "https://arxiv.org/abs/2403.16777"),
-            "), who continued large pretrained models and asked the same question of established benchmarks.",
-        ]
-    )
-    return found
-
-
-def _is_from_scratch(study: Study) -> bool:
-    base = study.lock.get("config", {}).get("base")
-    return isinstance(base, dict) and "pretrained" not in base
 
 
 def headline_rows(study: Study) -> Rows:

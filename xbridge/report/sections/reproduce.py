@@ -20,7 +20,7 @@ def section(study: Study) -> Section:
                 " and run ",
                 Code("xbridge study run study.yaml"),
                 ". On one machine with the same versions the score tables are identical; on another processor or "
-                "with other versions expect differences within the seed spread.",
+                "with other versions they differ in the last digits at first, and training can carry that further.",
             ]
         )
     ]

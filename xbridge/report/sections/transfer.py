@@ -87,7 +87,7 @@ def _differences(study: Study, readings: list[Reading]) -> list[Block]:
     if not panels:
         return []
     caption = (
-        f"Points: mean difference; bars: its 95 % interval, as in the table above; ticks below: "
+        f"Points: mean difference; bars: its 95 % interval, as in the table above; ticks above: "
         f"the difference of each training seed to the same seed of {study.reference}. Bars of arms with a "
         "single training seed may leave the panel; the CSV has them whole. Right of the line is better than "
         f"{study.reference}."
