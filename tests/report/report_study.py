@@ -108,7 +108,7 @@ def write_lock(study: StudyFolder, **changes: Any) -> None:
         "study": "quickstart",
         "question": "Does machine translation, as continued training, help or hurt cross-lingual transfer?",
         "languages": list(study.languages),
-        "arms": {arm: {"objectives": [{"type": arm}]} for arm in study.arms},
+        "arms": {arm: {"objective": {"type": arm, "shuffle_pairs": arm == "mt_shuffled"}} for arm in study.arms},
         "seeds": list(study.seeds),
         "finetune_seeds": [0, 1, 2],
         "reference": "denoise",

@@ -9,6 +9,7 @@ from xbridge.report.svg import Drawing
 
 _WIDTH = 11 * 72.0  # points
 _GAP = 14.0
+_MARGIN = 9.0
 _LINE = 18.0
 _CHARACTER = 5.6  # a generous mean width at 9 points: fonts differ between machines
 _TEXT = "font-family: var(--sans); font-size: 9px; fill: var(--ink)"
@@ -28,11 +29,14 @@ def sheet(figure: Figure, drawings: Sequence[Drawing]) -> str:
             parts.append(drawing.tag(f'x="{x:g}" y="{height:g}" width="{drawing.width:g}" height="{drawing.height:g}"'))
             x += drawing.width + _GAP
         height += max(drawing.height for drawing in row) + _GAP
-    size = f'viewBox="0 0 {width:g} {height:g}" width="{width * 96 / 72:.0f}" height="{height * 96 / 72:.0f}"'
+    outer, tall = width + 2 * _MARGIN, height + 2 * _MARGIN
+    box = f"{-_MARGIN:g} {-_MARGIN:g} {outer:g} {tall:g}"
+    size = f'viewBox="{box}" width="{outer * 96 / 72:.0f}" height="{tall * 96 / 72:.0f}"'
+    paper = f'<rect x="{-_MARGIN:g}" y="{-_MARGIN:g}" width="{outer:g}" height="{tall:g}" fill="var(--paper)"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="{figure.name}-title">\n'
         f'<title id="{figure.name}-title">{escaping.escape(figure.title)}</title>\n'
-        f"<style>{svg.variables()}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+        f"<style>{svg.variables()}</style>\n{paper}\n" + "\n".join(parts) + "\n</svg>\n"
     )
 
 

@@ -20,8 +20,9 @@ def section(study: Study) -> Section:
         return Section("quality", title, [not_run("translation of held-out pairs")])
     blocks: list[Block] = [
         Paragraph(
-            "Whether the MT arm learned to translate at all: a low score here means that whatever it gained, it did "
-            "not gain by becoming a translator. Arms without an MT objective are not expected to translate."
+            "These scores say whether an MT arm learned to translate at all. Where they are low, whatever the arm "
+            "gained elsewhere did not come with good translations. Arms without an MT objective are not expected to "
+            "translate."
         ),
         _table(study, rows),
     ]

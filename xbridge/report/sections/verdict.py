@@ -30,7 +30,7 @@ def section(study: Study, *, arm: str, control: str) -> Section:
     elif alignment:
         result.append(Paragraph("Retrieval measures alignment of sentence representations; it is not counted above."))
     if found and control in study.arms:
-        result.append(Paragraph([Strong("Does the control explain it?"), " ", *_control_intro(arm, control)]))
+        result.append(Paragraph([Strong("Does the control explain it?"), " ", *_control_intro(study, arm, control)]))
         result.append(Bullets([control_sentence(c, compare(study, c.reading, control)) for c in found]))
     if readings and study.transfer:
         result.append(Paragraph([Strong("Is anything above the floor?"), " ", _FLOOR_RULE]))
@@ -47,13 +47,14 @@ _FLOOR_RULE = (
 )
 
 
-def _control_intro(arm: str, control: str) -> list[Inline]:
-    return [
-        Code(control),
-        " trains on the same text with the same objective as ",
-        Code(arm),
-        ", but its sentences are randomly re-paired, so that nothing can be learned from translation as such.",
-    ]
+def _control_intro(study: Study, arm: str, control: str) -> list[Inline]:
+    objective = study.lock.get("arms", {}).get(control, {}).get("objective")
+    if isinstance(objective, dict) and objective.get("shuffle_pairs"):
+        how = "has the text and the objective of "
+        rest = ", but its sentences are randomly re-paired, so that nothing can be learned from translation as such."
+    else:
+        how, rest = "is the study's control for ", "."
+    return [Code(control), f" {how}", Code(arm), rest]
 
 
 def limits(study: Study, comparisons: Sequence[Comparison]) -> list[Text]:
