@@ -1,5 +1,9 @@
 """A toy corpus and tokenizer for the parts that train: words are tokens, ids can be worked out by hand."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors on threads that wait for each other are slow
+
 import pyarrow as pa
 import pytest
 

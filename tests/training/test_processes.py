@@ -1,0 +1,168 @@
+"""Trainings as processes: killed and continued, on two ranks, and sharded. Nothing here is simulated."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import DEFAULTS, TINY, lines, updates
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("run_training.py")
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+REDUCTION = 1e-5  # float32 sums of a batch in another order, over ten updates
+
+
+def start(inputs, out, *, ranks=1, **changes):
+    """Start a training in its own process group."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "settings.json").write_text(json.dumps({**DEFAULTS, **changes}))
+    command = [sys.executable]
+    if ranks > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={port}"]
+    command += [str(SCRIPT), str(out / "settings.json"), str(inputs.corpus), str(inputs.tokenizer), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finished(process, code=0):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors[-3000:]
+
+
+def run(inputs, out, **changes):
+    finished(start(inputs, out, **changes))
+    return out
+
+
+def wait_for_step(out, step):
+    for _ in range(1200):
+        if (out / "metrics.jsonl").exists() and len(updates(out)) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def weights(out):
+    return load_file(out / "model" / "model.safetensors")
+
+
+def assert_same_run(one, two):
+    assert lines(one) == lines(two)
+    expected = weights(two)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(one).items())
+
+
+LONG = {"budget": {"unit": "steps", "amount": 400}, "save_every": 20, "validate_every": 150}
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """400 updates without interruption."""
+    return run(inputs, tmp_path_factory.mktemp("whole"), **LONG)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signalled_training_saves_and_continues_bit_for_bit(inputs, whole, tmp_path, number):
+    process = start(inputs, tmp_path, **LONG)
+    wait_for_step(tmp_path, 33)
+    process.send_signal(number)
+    finished(process, 128 + number)
+    stopped = len(updates(tmp_path))
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))][-1] == f"step-{stopped:06d}"
+    run(inputs, tmp_path, **LONG)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_training_killed_many_times_ends_with_the_numbers_of_one_that_was_not(inputs, whole, tmp_path):
+    for step in (27, 61, 140):
+        process = start(inputs, tmp_path, **LONG)
+        wait_for_step(tmp_path, step)
+        os.killpg(process.pid, signal.SIGKILL)
+        finished(process, -signal.SIGKILL)
+    run(inputs, tmp_path, **LONG)
+    assert_same_run(tmp_path, whole)
+
+
+def test_kills_in_the_middle_of_saves_never_leave_a_checkpoint_that_is_not_whole(inputs, whole, tmp_path):
+    often = {**LONG, "save_every": 1}  # most of the time is spent saving
+    for attempt in range(4):
+        process = start(inputs, tmp_path, **often)
+        wait_for_step(tmp_path, 12 * (attempt + 1))
+        time.sleep(0.011 * attempt)
+        os.killpg(process.pid, signal.SIGKILL)
+        finished(process, -signal.SIGKILL)
+    run(inputs, tmp_path, **often)
+    assert_same_run(tmp_path, whole)
+
+
+STILL = {"scratch": {**TINY, "dropout": 0.0}}  # dropout masks are drawn per rank
+
+
+@pytest.fixture(scope="module")
+def alone(inputs, tmp_path_factory):
+    """Ten updates on one process."""
+    return run(inputs, tmp_path_factory.mktemp("alone"), **STILL)
+
+
+def assert_close_runs(one, two):
+    for a, b in zip(updates(one), updates(two), strict=True):
+        assert a["batch_digest"] == b["batch_digest"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=REDUCTION)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=10 * REDUCTION)
+        assert {k: v for k, v in a.items() if "tokens" in k} == {k: v for k, v in b.items() if "tokens" in k}
+
+
+@pytest.mark.parametrize("settings", [{"ranks": 2}, {"ranks": 2, "accumulation": 3}, {"ranks": 3}])
+def test_ranks_and_accumulation_do_not_change_losses_or_gradients(inputs, alone, tmp_path, settings):
+    run(inputs, tmp_path, **STILL, **settings)
+    assert_close_runs(tmp_path, alone)
+    expected = weights(alone)
+    for name, tensor in weights(tmp_path).items():
+        if not name.endswith(
+            "k_proj.bias"
+        ):  # softmax ignores it: its gradient is rounding noise, which AdamW magnifies
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_stop_at_the_same_step_when_one_is_signalled(inputs, tmp_path):
+    process = start(inputs, tmp_path, ranks=2, **LONG)
+    wait_for_step(tmp_path, 33)
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGTERM)
+    process.communicate(timeout=300)
+    stopped = len(updates(tmp_path))
+    assert stopped < 400
+    assert (tmp_path / "checkpoints" / f"step-{stopped:06d}" / "state.json").exists()
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_sharded_losses_equal_those_of_one_process(inputs, alone, tmp_path, stage):
+    run(inputs, tmp_path, ranks=2, zero={"stage": stage}, **STILL)
+    assert_close_runs(tmp_path, alone)
+    assert weights(tmp_path).keys() == weights(alone).keys()
+
+
+@needs_deepspeed
+def test_a_sharded_training_continues_after_a_signal(inputs, tmp_path):
+    settings = {**LONG, **STILL, "zero": {"stage": 2}, "budget": {"unit": "steps", "amount": 60}}
+    run(inputs, tmp_path / "whole", ranks=2, **settings)
+    process = start(inputs, tmp_path / "cut", ranks=2, **settings)
+    wait_for_step(tmp_path / "cut", 31)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    run(inputs, tmp_path / "cut", ranks=2, **settings)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
