@@ -26,7 +26,7 @@ from xbridge.training.checkpoint import Checkpoints
 from xbridge.training.metrics_log import MetricsLog
 from xbridge.training.optim import OptimConfig, learning_rate, make_optimizer
 from xbridge.training.signals import StopSignals
-from xbridge.training.zero import ZeroCheckpoints, ZeroConfig, deepspeed_plugin
+from xbridge.training.zero import ZeroCheckpoints, ZeroConfig, deepspeed_plugin, register_output_layer
 
 Precision = Literal["fp32", "bf16"]
 
@@ -92,7 +92,10 @@ class Trainer:
         self._zero = zero or ZeroConfig()
         self._accelerator = make_accelerator(precision, self._zero, optim.clip_norm)
         optimizer = make_optimizer(model, optim)
-        self._model, self._optimizer = self._accelerator.prepare(_WithLoss(model, loss), optimizer)
+        wrapped = _WithLoss(model, loss)
+        self._model, self._optimizer = self._accelerator.prepare(wrapped, optimizer)
+        if self._zero.stage == 3:
+            register_output_layer(wrapped, model)
         self._rank, self._world_size = self._accelerator.process_index, self._accelerator.num_processes
         self._log = MetricsLog(folder / "metrics.jsonl", writes=self._rank == 0)
         self._checkpoints: Checkpoints | ZeroCheckpoints
@@ -228,7 +231,8 @@ class Trainer:
         if self._validate is None:
             return done
         self._model.eval()
-        losses = self._validate(self._source)
+        # ZeRO 3 has the weights only inside the engine's forward
+        losses = self._model(self._validate) if self._zero.stage == 3 else self._validate(self._source)
         self._model.train()
         self._log.write({"step": done.steps, "validation": dict(losses)})
         return Totals(done.steps, done.loss, done.tokens, done.seconds, losses)
@@ -263,7 +267,10 @@ class _WithLoss(nn.Module):
         self.model = model
         self._loss = loss
 
-    def forward(self, batch: Any) -> tuple[torch.Tensor, int]:
+    def forward(self, batch: Any) -> Any:
+        """Loss and count of a batch; or, of a function, its value for the model."""
+        if callable(batch):
+            return batch(self.model)
         loss = self._loss(self.model, batch)
         return loss.sum, loss.count
 

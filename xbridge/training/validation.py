@@ -34,7 +34,7 @@ class Validation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         losses: dict[str, float] = {}
-        with torch.inference_mode():
+        with torch.no_grad():
             for name, batches in self._batches.items():
                 parts = [self._objective.loss(model, batch) for batch in batches]
                 losses[name] = float(sum(float(part.sum) for part in parts) / sum(part.count for part in parts))

@@ -7,11 +7,14 @@ deepspeed and srun. DeepSpeed's own checkpoints hold pickled shards; everything 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xbridge.core.errors import UserError
 from xbridge.core.files import read_json, write_json
 from xbridge.training.checkpoint import STATE, CheckpointFolder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,16 @@ def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
         },
     }
     return DeepSpeedPlugin(hf_ds_config=settings)
+
+
+def register_output_layer(wrapped: "nn.Module", model: "nn.Module") -> None:
+    """Tell ZeRO 3 that the forward of `wrapped` reads the output matrix of `model` outside its own layer's forward."""
+    import deepspeed
+
+    whole: Any = model
+    output = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
+    if output is not None:
+        deepspeed.zero.register_external_parameter(wrapped, output.weight)
 
 
 class ZeroCheckpoints(CheckpointFolder):
