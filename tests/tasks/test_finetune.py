@@ -205,6 +205,35 @@ def test_a_head_of_another_task_and_a_model_without_head_are_refused(tiny_model,
         score(tiny_model, toy_data, tmp_path / "s", task="classification")
 
 
+def test_a_language_that_the_tokenizer_lacks_is_named_before_anything_is_scored(
+    tiny_model, toy_data, tmp_path, write_toy
+):
+    tuned = train(tiny_model, toy_data, tmp_path / "t", epochs=1)
+    data = write_toy(lambda row: {**row, "lang": row["lang"].replace("zho_Hans", "hun_Latn")})
+    with pytest.raises(UserError, match="hun_Latn: the tokenizer has no token for this language"):
+        score(tuned, data, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+OWN_TASK = """
+from xbridge.tasks.classification import *
+from xbridge.tasks.metrics import Score
+
+def score(gold, predicted):
+    return [Score("errors", float(sum(g != p for g, p in zip(gold, predicted))), len(gold))]
+"""
+
+
+def test_a_task_kind_of_the_users_own_is_found_by_its_dotted_name(tiny_model, toy_data, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "counting.py").write_text(OWN_TASK, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    tuned = train(tiny_model, toy_data, tmp_path / "t", task="mine.counting")
+    scores = score(tuned, toy_data, tmp_path / "s", languages=["eng_Latn"])
+    assert scores == {("errors", "model", "eng_Latn", ""): 0.0, ("errors", "constant", "eng_Latn", ""): 6.0}
+
+
 def test_a_task_without_head_cannot_be_fine_tuned():
     with pytest.raises(ConfigError, match=r"^task\.type: sentence_retrieval needs no head"):
         parse(finetune.Config, {"task": "sentence_retrieval"})

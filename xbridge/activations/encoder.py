@@ -6,7 +6,7 @@ word-segmented ones: words are joined (by spaces, where the language has them) a
 Shape letters: B sentences of a batch, T positions, D features, N sentences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +85,11 @@ class Encoder:
             if site not in self.sites:
                 raise ConfigError("sites", f"the model has no site {site!r}; it has {', '.join(self.sites)}")
         return self.sites if wanted is None else tuple(wanted)
+
+    def check_languages(self, languages: Iterable[str]) -> None:
+        """`UserError` for a language that the tokenizer has no token for."""
+        for lang in languages:
+            self.conventions.language_id(lang)
 
     def rows(self, texts: Sequence[str], lang: str) -> list[Row]:
         """Tokenise texts of one language. A text that the tokenizer has nothing for is one unknown token."""

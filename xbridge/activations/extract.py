@@ -69,6 +69,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
 
     sentences = load_sentences(inputs.sentences, config)
     encoder = Encoder.open(inputs.model)
+    encoder.check_languages(sentences)
     sites = encoder.choose_sites(config.sites)
     with progress("encode", total=sum(len(s.ids) for s in sentences.values()), unit="sentence") as bar:
         for lang, (ids, texts, _) in sentences.items():

@@ -71,7 +71,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The `head.json` of a fine-tuned model; `UserError` where the folder is not one."""
     if not (folder / RECORD).exists():
         raise UserError(
-            f"{folder}: has no {RECORD}, so it is not a fine-tuned model; run `xbridge finetune` on it first"
+            f"{folder}: has no {RECORD}, so it is not a fine-tuned model; run `xbridge finetune` first, "
+            "or set `task` to one that needs no head"
         )
     record: dict[str, Any] = read_json(folder / RECORD)
     return record

@@ -104,6 +104,7 @@ def evaluate_head(config: Config, inputs: Inputs) -> tuple[str, Iterator[Languag
         raise UserError(f"{inputs.data}: split {config.split!r} has no examples")
     data = {lang: load_gold(task, inputs.data, config, lang, record["labels"]) for lang in languages}
     encoder = Encoder.open(inputs.model)
+    encoder.check_languages(data)
 
     def results() -> Iterator[LanguageResult]:
         with progress("evaluate", total=len(languages), unit="language") as bar:

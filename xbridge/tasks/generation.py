@@ -70,6 +70,7 @@ def evaluate(
     encoder = Encoder.open(model)
     if not encoder.model.config.is_encoder_decoder:
         raise UserError(f"{model}: has no decoder, so it cannot translate")
+    encoder.check_languages(groups)
     max_tokens = min(config.max_new_tokens, encoder.max_tokens)
     with progress("translate", total=len(groups) * len(config.directions), unit="direction") as bar:
         for lang, pairs in groups.items():

@@ -78,6 +78,7 @@ def evaluate(
 
     groups = load_pairs(data, languages, config.max_pairs)
     encoder = Encoder.open(model)
+    encoder.check_languages(groups)
     sites = encoder.choose_sites(config.sites)
     with progress("retrieval", total=len(groups), unit="language") as bar:
         for lang, pairs in groups.items():
