@@ -105,11 +105,13 @@ def test_a_language_that_the_table_or_the_tokenizer_lacks_is_named(tiny_model, c
         run(tiny_model, tmp_path / "other", tmp_path / "out")
 
 
-def test_n_way_rows_without_a_partner_are_refused(tiny_model, tmp_path):
-    rows = [{"id": "1", "lang": "eng_Latn", "text": "no"}, {"id": "2", "lang": "deu_Latn", "text": "nein"}]
-    write_table(tmp_path / "nway.parquet", rows)
-    with pytest.raises(UserError, match="deu_Latn and eng_Latn do not have the same ids"):
-        run(tiny_model, tmp_path, tmp_path / "out")
+def test_in_a_table_of_pairs_the_pivot_has_the_sampled_partners_of_every_language(tiny_model, tmp_path):
+    rows = [{"id": str(i), "lang": "eng_Latn", "text": f"yes {i}"} for i in range(8)]
+    rows += [{"id": str(i), "lang": "deu_Latn", "text": f"ja {i}"} for i in range(8)]
+    write_table(tmp_path / "nway.parquet", [*rows[:-3], {"id": "99", "lang": "eng_Latn", "text": "alone"}])
+    store = run(tiny_model, tmp_path, tmp_path / "out", max_sentences=3)
+    assert len(store.ids("deu_Latn")) == 3
+    assert store.ids("eng_Latn") == store.ids("deu_Latn")
 
 
 def test_a_wrong_table_and_a_wrong_site_are_named(tiny_model, corpus, tmp_path):

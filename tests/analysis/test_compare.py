@@ -111,6 +111,23 @@ def test_two_runs_give_the_same_file(tmp_path, two_models):
     assert (tmp_path / "x" / "similarity.parquet").read_bytes() == (tmp_path / "y" / "similarity.parquet").read_bytes()
 
 
+def test_languages_of_a_corpus_of_pairs_are_compared_on_the_sentences_that_they_share(tmp_path):
+    """English has all sentences, German the first 70, Hungarian the last 60 of 100: the last two share 30."""
+    meaning = normal(100, 4)
+    own = {"eng_Latn": range(100), "deu_Latn": range(70), "hun_Latn": range(40, 100)}
+    folder = tmp_path / "a"
+    for i, (lang, rows) in enumerate(own.items()):
+        write_states(shard_path(folder, lang, "encoder.0"), meaning[list(rows)] + 0.1 * normal(len(rows), 4, seed=i))
+    ids = {lang: [f"s{row:02}" for row in rows] for lang, rows in own.items()}
+    write_index(folder, sites=["encoder.0"], dim=4, pooling="mean", ids=ids)
+    rows = [r for r in compare(tmp_path, {"a": folder}, measures=("cka",)) if r["language_a"] != r["language_b"]]
+    assert {(r["language_a"], r["language_b"]): r["n"] for r in rows} == {
+        ("eng_Latn", "deu_Latn"): 70,
+        ("eng_Latn", "hun_Latn"): 60,
+    }
+    assert min(r["value"] for r in rows) > 0.9
+
+
 def test_bad_input_is_named(tmp_path, two_models):
     stores, a, _ = two_models
     with pytest.raises(ConfigError, match=r"measures.1: no measure 'ckka'"):

@@ -106,10 +106,25 @@ def load_sentences(folder: Path, config: Config) -> dict[str, Sentences]:
             raise UserError(f"{path}: has no sentences in {lang}; it has {', '.join(groups) or 'none at all'}")
     if not languages:
         raise UserError(f"{path}: has no sentences")
+    if config.table == "nway":
+        groups = {lang: sorted(groups[lang], key=lambda row: str(row["id"])) for lang in languages}
     found = {lang: _sample(groups[lang], config.max_sentences) for lang in languages}
     if config.table == "nway":
-        found = _aligned(found, path)
+        found[languages[0]] = _partners(groups[languages[0]], found, languages)
     return found
+
+
+def _partners(
+    rows: Sequence[Mapping[str, str | None]], found: Mapping[str, Sentences], languages: Sequence[str]
+) -> Sentences:
+    """Of the first language (the pivot), the rows whose translations were sampled, where it has all of those.
+
+    In an n-way table they are its own sample; in a table of pairs it has the sentences of every other language.
+    """
+    wanted = {id_ for lang in languages[1:] for id_ in found[lang].ids}
+    if not wanted or not wanted <= {str(row["id"]) for row in rows}:
+        return found[languages[0]]
+    return _sample([row for row in rows if row["id"] in wanted], None)
 
 
 def _sample(rows: Sequence[Mapping[str, str | None]], max_sentences: int | None) -> Sentences:
@@ -126,15 +141,3 @@ def _sample(rows: Sequence[Mapping[str, str | None]], max_sentences: int | None)
         [str(row["text"]) for row in rows],
         known if len(known) == len(labels) else None,
     )
-
-
-def _aligned(sentences: dict[str, Sentences], path: Path) -> dict[str, Sentences]:
-    """The same rows, in each language in the order of the first language's ids."""
-    first, (ids, _, _) = next(iter(sentences.items()))
-    aligned = {}
-    for lang, (own, texts, _) in sentences.items():
-        text_of = dict(zip(own, texts, strict=True))
-        if set(text_of) != set(ids) or len(own) != len(ids):
-            raise UserError(f"{path}: {lang} and {first} do not have the same ids; n-way sentences must")
-        aligned[lang] = Sentences(list(ids), [text_of[i] for i in ids], None)
-    return aligned

@@ -1,8 +1,8 @@
 """Stage: similarity of representations between all layers of all models, and between languages inside each model.
 
-The sentences are the same everywhere: row i of every model's states of a language is one sentence, and where languages
-are compared, or pooled, row i of every language is its translation. The standard error is over sentences; where
-languages are pooled, a sentence is left out with all its translations.
+Row i of every model's states of a language is one sentence. Languages are compared on the sentences whose ids both
+have: all of them in an n-way table, and with the pivot only where the corpus is made of pairs. The standard error is
+over sentences; where languages are pooled, a sentence is left out with all its translations.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from xbridge.core.files import write_table
 VERSION = 1
 ALL_LANGUAGES = "all"
 BACKEND = "reference"
+MIN_SHARED = 50  # two languages with fewer sentences in common are not compared
 SCHEMA = pa.schema(
     [("measure", pa.string()), ("estimator", pa.string()),
      ("model_a", pa.string()), ("site_a", pa.string()), ("language_a", pa.string()),
@@ -91,7 +92,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     rows: list[dict[str, Any]] = []
     with progress("compare", total=len(jobs) * len(measures), unit="matrix") as bar:
         for layers in jobs:
-            states = {layer: _states(stores[layer.model], layer, languages) for layer in layers}
+            states = _load(stores, layers, languages)
             groups = _sentence_of_row(stores, languages) if layers[0].language == ALL_LANGUAGES else None
             for measure in measures:
                 rows += list(_rows(measure, config, states, groups, pivot))
@@ -100,20 +101,18 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
 
 
 def check_rows(stores: Mapping[str, ActivationStore], config: Config) -> list[str]:
-    """The languages to compare. UserError unless the same sentences stand in the same rows wherever that is needed."""
+    """The languages to compare. UserError unless all models have the same sentences (pooled: all languages too)."""
     (first_name, first), *others = stores.items()
     languages = list(config.languages or first.languages)
-    aligned = config.pooled or config.between_languages != "none"
     for language in languages:
         for _, store in others:
             if store.ids(language) != first.ids(language):
                 raise UserError(
                     f"{store.path}: {language} has other sentences than model {first_name}; extract both from one table"
                 )
-        if aligned and first.ids(language) != first.ids(languages[0]):
+        if config.pooled and first.ids(language) != first.ids(languages[0]):
             raise UserError(
-                f"{first.path}: the rows of {language} do not translate those of {languages[0]}; extract the nway "
-                "table, or set pooled: false and between_languages: none"
+                f"{first.path}: the rows of {language} do not translate those of {languages[0]}; set pooled: false"
             )
     return languages
 
@@ -125,9 +124,35 @@ def _jobs(config: Config, stores: Mapping[str, ActivationStore], languages: Sequ
     for language in together:
         yield [Layer(model, site, language) for model in stores for site in sites[model]]
     if config.between_languages != "none" and len(languages) > 1:
-        for model in stores:
+        for model, store in stores.items():
             for site in sites[model]:
-                yield [Layer(model, site, language) for language in languages]
+                for group in _comparable(store, languages, config.between_languages):
+                    yield [Layer(model, site, language) for language in group]
+
+
+def _comparable(store: ActivationStore, languages: Sequence[str], between: str) -> list[tuple[str, ...]]:
+    """All languages at once where they have the same sentences, otherwise the pairs that share enough of them."""
+    ids = {language: set(store.ids(language)) for language in languages}
+    if all(ids[language] == ids[languages[0]] for language in languages):
+        return [tuple(languages)]
+    pairs = [(a, b) for a, b in combinations(languages, 2) if between == "all" or a == languages[0]]
+    return [(a, b) for a, b in pairs if len(ids[a] & ids[b]) >= MIN_SHARED]
+
+
+def _load(
+    stores: Mapping[str, ActivationStore], layers: Sequence[Layer], languages: Sequence[str]
+) -> dict[Layer, Tensor]:
+    """States of the layers, (n, d) each; row i is the same sentence in all of them."""
+    states = {layer: _states(stores[layer.model], layer, languages) for layer in layers}
+    ids = {layer.language: stores[layer.model].ids(layer.language) for layer in layers if layer.language in languages}
+    if all(own == ids[layers[0].language] for own in ids.values()):
+        return states
+    shared = set.intersection(*map(set, ids.values()))
+    rows = {
+        language: torch.tensor([row for _, row in sorted((id_, row) for row, id_ in enumerate(own) if id_ in shared)])
+        for language, own in ids.items()
+    }
+    return {layer: x[rows[layer.language]] for layer, x in states.items()}
 
 
 def _states(store: ActivationStore, layer: Layer, languages: Sequence[str]) -> Tensor:

@@ -105,16 +105,15 @@ def language_rows(store: "ActivationStore", site: str, config: Config) -> Iterat
     languages = list(config.languages or store.languages)
     if len(languages) < 2:
         raise UserError(f"{store.path}: separability of languages needs at least two, it has {', '.join(languages)}")
-    ids = store.ids(languages[0])
-    for language in languages:
-        if store.ids(language) != ids:
-            raise UserError(f"{store.path}: {language} has other sentences than {languages[0]}; extract the nway table")
-    if len(ids) < 4:
-        raise UserError(f"{store.path}: {len(ids)} sentences; separability of languages needs at least 4")
-    x = np.concatenate([_states(store, language, site) for language in languages])
-    y = np.repeat(np.arange(len(languages)), len(ids))
-    unit = np.tile(np.arange(len(ids)), len(languages))
-    half = _halves(ids, [""] * len(ids), config.seed)[unit]
+    count = min(len(store.ids(language)) for language in languages)  # equally many of each, so that chance is 1 / L
+    if count < 4:
+        raise UserError(f"{store.path}: {count} sentences; separability of languages needs at least 4")
+    ids = [id_ for language in languages for id_ in store.ids(language)[:count]]
+    number = {id_: index for index, id_ in enumerate(dict.fromkeys(ids))}
+    x = np.concatenate([_states(store, language, site)[:count] for language in languages])
+    y = np.repeat(np.arange(len(languages)), count)
+    unit = np.array([number[id_] for id_ in ids])  # translations are one unit: they fall into the same half
+    half = _halves(list(number), [""] * len(number), config.seed)[unit]
     measured = cross_fit(x, y, unit, half, len(languages), config, f"{store.path}: {site}")
     yield from _measured_rows("language", site, ALL_LANGUAGES, measured, len(x), len(languages), folds=2)
 

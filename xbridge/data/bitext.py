@@ -11,6 +11,9 @@ from xbridge.data.splitting import ANCHOR_CHARACTERS, SPLITS, Split, is_overlap_
 Row = dict[str, str]
 
 
+MIN_NWAY = 100  # fewer strings in all languages than this support no comparison of representations
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bitext:
     """The corpus as rows; the columns are those of the stage's tables."""
@@ -22,6 +25,8 @@ class Bitext:
     mono: list[Row]
     """Distinct texts per split and language."""
     nway: list[Row]
+    """Test strings that exist in every language; where they are too few, the test pairs of each language."""
+    num_nway: int
     """Test strings that exist in every language."""
     retrieval: list[Row]
     """Test pairs without surface overlap, at most the pool size per language."""
@@ -60,11 +65,14 @@ def build(
         targets = {normalise(row["target"]) for row in learnt}
         held, leaks[code] = _held_out_pairs(groups, order, ids, splits, pivot, code, targets)
         held_out.extend(held)
+    nway = _nway(held_out, languages)
+    num_nway = len(nway) // len(languages)
     return Bitext(
         train=train,
         held_out=held_out,
         mono=_mono(groups, splits, orphans, train, held_out, languages),
-        nway=_nway(held_out, languages),
+        nway=nway if num_nway >= MIN_NWAY else _pairwise(held_out, languages),
+        num_nway=num_nway,
         retrieval=_retrieval(held_out, languages, pool_size),
         num_leaks=leaks,
     )
@@ -217,6 +225,18 @@ def _nway(held_out: list[Row], languages: Sequence[str]) -> list[Row]:
         rows.append({"id": id_, "lang": languages[0], "text": source})
         rows.extend({"id": id_, "lang": code, "text": by_language[code]["target"]} for code in languages[1:])
     return rows
+
+
+def _pairwise(held_out: list[Row], languages: Sequence[str]) -> list[Row]:
+    """The test pairs as rows of texts: translations share an id, and the pivot has the ids of all languages."""
+    texts: dict[tuple[str, str], str] = {}
+    for row in held_out:
+        if row["split"] == "test":
+            texts.setdefault((row["id"], languages[0]), row["source"])
+            texts[row["id"], row["target_lang"]] = row["target"]
+    order = {code: place for place, code in enumerate(languages)}
+    rows = [{"id": id_, "lang": code, "text": text} for (id_, code), text in texts.items()]
+    return sorted(rows, key=lambda row: (row["id"], order[row["lang"]]))
 
 
 def _retrieval(held_out: list[Row], languages: Sequence[str], pool_size: int) -> list[Row]:

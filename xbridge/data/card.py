@@ -42,7 +42,7 @@ def make_card(
     return {
         "pivot": codes[0],
         "languages": languages,
-        "nway": len(bitext.nway) // len(codes),
+        "nway": bitext.num_nway,
         "near_duplicates": near_duplicate_statistics(jaccard),
         "retrieval_rule": RETRIEVAL_RULE,
         "sources": sources,

@@ -15,7 +15,7 @@ from xbridge.core.config import Plugin
 from xbridge.core.console import log
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import write_json, write_table
-from xbridge.data.bitext import Bitext, build
+from xbridge.data.bitext import MIN_NWAY, Bitext, build
 from xbridge.data.card import make_card
 from xbridge.data.cleaning import Cleaning, judge
 from xbridge.data.entries import Entry, Pool
@@ -84,6 +84,8 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     jaccard = [row["jaccard"] for row in near if row["split"] == "test"]
     card = make_card(config.languages, pool, bitext, jaccard, sources)
     write_json(out / "card.json", card)
+    if bitext.num_nway < MIN_NWAY:
+        log("nway", strings_in_all_languages=bitext.num_nway, compared_instead="the test pairs of each language")
     log("split", train=len(bitext.train), held_out=len(bitext.held_out), nway=card["nway"])
 
 

@@ -103,9 +103,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None, None
 
 
-def _loss_and_gradient(
-    logits: Tensor, labels: Tensor, uniform: float, extra: float, gradient: Tensor
-) -> Tensor:
+def _loss_and_gradient(logits: Tensor, labels: Tensor, uniform: float, extra: float, gradient: Tensor) -> Tensor:
     """Summed loss of a chunk's logits (n, V); their gradient goes into `gradient` (n, V)."""
     targets = labels.unsqueeze(1)
     top = logits.amax(1, keepdim=True)
