@@ -59,6 +59,18 @@ def test_scores_name_direction_and_signature_and_the_copy_is_the_floor():
     }  # fmt: skip
 
 
+def test_lower_case_scores_fold_both_sides_and_say_so():
+    pairs = generation.Pairs(["1"], "eng_Latn", ["red"], ["Rotes Licht an der Tür"])
+    said = {"from_pivot": ["rotes licht an der tür"]}
+    cased = generation.score_language("deu_Latn", pairs, said)
+    folded = generation.score_language("deu_Latn", pairs, said, lowercase=True)
+    values = [{(s.metric, s.predictor): s.value for s in result.scores} for result in (cased, folded)]
+    assert values[0]["chrf_from_pivot", "model"] < 100
+    assert values[1]["chrf_from_pivot", "model"] == pytest.approx(100)
+    assert values[1]["bleu_from_pivot", "model"] == pytest.approx(100)
+    assert "case:lc" in folded.facts["signatures"]["bleu_from_pivot"]
+
+
 def test_a_model_that_learnt_five_sentences_by_heart_translates_them(tiny_model, corpus, tmp_path):
     encoder = Encoder.open(tiny_model)
     source = encoder.batch(encoder.rows([s for s, _ in PAIRS], "eng_Latn"))

@@ -40,6 +40,8 @@ class Config:
     """Longest hypothesis, in tokens; sources are cut there too."""
     num_beams: int = 1
     """Beams of the search; 1 = greedy."""
+    lowercase: bool = False
+    """Score without regard to case: fair where the tokenizer folds case, so that no model could get it right."""
 
     def __post_init__(self) -> None:
         if not self.directions:
@@ -89,7 +91,7 @@ def evaluate(
                     num_beams=config.num_beams,
                 )
                 bar.update(1, language=lang)
-            yield score_language(lang, pairs, hypotheses)
+            yield score_language(lang, pairs, hypotheses, lowercase=config.lowercase)
 
 
 def oriented(pairs: Pairs, lang: str, direction: Direction) -> tuple[str, str, list[str], list[str]]:
@@ -99,7 +101,9 @@ def oriented(pairs: Pairs, lang: str, direction: Direction) -> tuple[str, str, l
     return lang, pairs.pivot, pairs.texts, pairs.pivot_texts
 
 
-def score_language(lang: str, pairs: Pairs, hypotheses: dict[Direction, list[str]]) -> LanguageResult:
+def score_language(
+    lang: str, pairs: Pairs, hypotheses: dict[Direction, list[str]], *, lowercase: bool = False
+) -> LanguageResult:
     """chrF and BLEU of each direction, which is the metric's suffix, with signatures. Rows name the pivot as source."""
     scores: list[ScoreRow] = []
     rows: list[dict[str, str]] = []
@@ -107,7 +111,7 @@ def score_language(lang: str, pairs: Pairs, hypotheses: dict[Direction, list[str
     for direction, said in hypotheses.items():
         _, target_lang, sources, references = oriented(pairs, lang, direction)
         for predictor, candidates in (("model", said), ("copy", sources)):
-            result = translation_scores(candidates, references, target_lang)
+            result = translation_scores(candidates, references, target_lang, lowercase=lowercase)
             for metric, value in (("chrf", result.chrf), ("bleu", result.bleu)):
                 scores.append(
                     ScoreRow(f"{metric}_{direction}", predictor, pairs.pivot, lang, "", value, len(references))

@@ -103,13 +103,18 @@ def bleu_tokenizer(lang: str) -> str:
     return "zh" if script in ("Hans", "Hant") else "char" if script in UNSPACED_SCRIPTS else "13a"
 
 
-def translation_scores(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> Translation:
-    """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser."""
+def translation_scores(
+    hypotheses: Sequence[str], references: Sequence[str], target_lang: str, *, lowercase: bool = False
+) -> Translation:
+    """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser.
+
+    `lowercase` folds both sides, which is fair to a model whose tokenizer does; the signatures say so.
+    """
     import sacrebleu
 
     assert len(hypotheses) == len(references) > 0
-    chrf = sacrebleu.CHRF()
-    bleu = sacrebleu.BLEU(tokenize=bleu_tokenizer(target_lang))
+    chrf = sacrebleu.CHRF(lowercase=lowercase)
+    bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=bleu_tokenizer(target_lang))
     chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
     bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
     return Translation(
