@@ -65,7 +65,10 @@ def test_planned_lengths_are_those_of_the_batch(material):
 
 
 def test_the_control_has_no_true_pair_and_the_same_strings(material, toy_tokenizer):
-    true, control = build(Config(), material), build(Config(shuffle_pairs=True), material)
+    some = replace(material, max_tokens=4)  # long pairs go before the rest are re-paired
+    true, control = build(Config(), some), build(Config(shuffle_pairs=True), some)
+    assert true.num_dropped == control.num_dropped > 0
+    assert len(pairs_of(true, toy_tokenizer, 0)) + true.num_dropped // 2 == 60
     for part in range(4):
         pairs, shuffled = pairs_of(true, toy_tokenizer, part), pairs_of(control, toy_tokenizer, part)
         assert not set(pairs) & set(shuffled)

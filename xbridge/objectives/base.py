@@ -65,7 +65,7 @@ class Objective(Protocol):
     shares: "NDArray[np.float64]"
     """How often each part is drawn; sums to 1."""
     num_dropped: int
-    """Examples left out because they are longer than `max_tokens`."""
+    """Strings or pairs left out because they are longer than `max_tokens`."""
 
     def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them, without making them."""

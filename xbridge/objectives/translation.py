@@ -67,29 +67,25 @@ class Pairs:
 def build(config: Config, material: Material) -> "Translation":
     """The objective over bitext.parquet of the corpus; `UserError` for a direction that the corpus has no pairs for."""
     texts, pairs = read_pairs(material.corpus / "bitext.parquet", material.split)
-    if config.shuffle_pairs:
-        pairs = [
-            repaired(pair, derive_seed(material.seed, "repair", material.split, pair.target_lang)) for pair in pairs
-        ]
-    chosen = [_direction(pairs, name, material.corpus) for name in _names(config.directions, pairs)]
     tokens = encode(material.tokenizer, texts)
-    return Translation(config, material, chosen, tokens)
+    fit = fits(tokens.lengths, material.max_tokens)
+    kept = [_fitting(pair, fit, material.max_tokens) for pair in pairs]  # before re-pairing: the control's text is MT's
+    num_dropped = sum(len(pair.source) for pair in pairs) - sum(len(pair.source) for pair in kept)
+    if config.shuffle_pairs:
+        seed = derive_seed(material.seed, "repair", material.split)
+        kept = [repaired(pair, derive_seed(seed, pair.target_lang)) for pair in kept]
+    chosen = [_direction(kept, name, material.corpus) for name in _names(config.directions, kept)]
+    return Translation(config, material, chosen, tokens, num_dropped)
 
 
 class Translation:
     """One part per direction; a row is a pair. `tokens`: content tokens of the unique strings."""
 
-    def __init__(self, config: Config, material: Material, directions: Sequence[Pairs], tokens: TokenTable):
-        fit = fits(tokens.lengths, material.max_tokens)
-        kept = [fit[pair.source] & fit[pair.target] for pair in directions]
-        self.num_dropped = sum(int((~keep).sum()) for keep in kept)
-        self.parts = [
-            Part(name=f"{pair.source_lang}-{pair.target_lang}", size=int(keep.sum()))
-            for pair, keep in zip(directions, kept, strict=True)
-        ]
-        for part in self.parts:
-            if not part.size:
-                raise UserError(f"max_tokens: no {part.name} pair has at most {material.max_tokens} tokens a side")
+    def __init__(
+        self, config: Config, material: Material, directions: Sequence[Pairs], tokens: TokenTable, num_dropped: int
+    ):
+        self.num_dropped = num_dropped
+        self.parts = [Part(name=f"{pair.source_lang}-{pair.target_lang}", size=len(pair.source)) for pair in directions]
         self.shares = temperature_shares([part.size for part in self.parts], material.temperature)
         self._config = config
         languages = list(dict.fromkeys(lang for pair in directions for lang in (pair.source_lang, pair.target_lang)))
@@ -97,8 +93,8 @@ class Translation:
         self._source_language = np.asarray([number[pair.source_lang] for pair in directions])
         self._target_language = np.asarray([number[pair.target_lang] for pair in directions])
         self._layouts = Layouts(material.conventions, languages)
-        self._source = np.concatenate([pair.source[keep] for pair, keep in zip(directions, kept, strict=True)])
-        self._target = np.concatenate([pair.target[keep] for pair, keep in zip(directions, kept, strict=True)])
+        self._source = np.concatenate([pair.source for pair in directions])
+        self._target = np.concatenate([pair.target for pair in directions])
         self._first = starts_of(np.asarray([part.size for part in self.parts]))
         self._tokens = tokens
 
@@ -170,6 +166,14 @@ def repaired(pairs: Pairs, key: int) -> Pairs:
         f"shuffle_pairs: {pairs.source_lang}-{pairs.target_lang} has too few distinct pairs to re-pair ({n}); "
         "use more text or leave the language out"
     )
+
+
+def _fitting(pairs: Pairs, fit: NDArray[np.bool_], max_tokens: int) -> Pairs:
+    keep = fit[pairs.source] & fit[pairs.target]
+    if not keep.any():
+        name = f"{pairs.source_lang}-{pairs.target_lang}"
+        raise UserError(f"max_tokens: no {name} pair has at most {max_tokens} tokens a side")
+    return Pairs(pairs.source_lang, pairs.target_lang, pairs.source[keep], pairs.target[keep])
 
 
 def _names(directions: Graph | tuple[str, ...], pairs: Sequence[Pairs]) -> list[str]:
