@@ -32,10 +32,15 @@ class AnalysisSpec:
     """Settings of the analysis stages; a section set to null is left out of the study."""
 
     extract: dict[str, Any] | None = field(default_factory=dict)
+    """Settings of the extract stages; without them there is no compare and no separability."""
     compare: dict[str, Any] | None = field(default_factory=dict)
+    """Settings of the compare stage."""
     spectra: dict[str, Any] | None = field(default_factory=dict)
-    separability: dict[str, Any] | None = None
+    """Settings of the spectra stages."""
+    separability: dict[str, Any] | None = field(default_factory=dict)
+    """Settings of the separability stages."""
     transfer: dict[str, Any] | None = field(default_factory=dict)
+    """Settings of the transfer stage."""
     label_data: str | None = None
     """Entry of `data` whose test sentences are extracted as well, for label separability."""
 
@@ -73,7 +78,9 @@ class Study:
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of the taskdata stages, by name."""
     tasks: dict[str, TaskSpec] = field(default_factory=dict)
+    """What every model is scored on, by name."""
     analysis: AnalysisSpec = AnalysisSpec()
+    """What is looked at inside the models."""
     report: dict[str, Any] = field(default_factory=dict)
     """Settings of the report stage."""
     workers: int = undigested(2)

@@ -46,10 +46,13 @@ def keys_of(cls: type[Any], prefix: str = "", default: Any = None) -> list[Key]:
 
 
 def field_docstrings(cls: type[Any]) -> dict[str, str]:
-    """The string that stands under each field in the class body."""
+    """The string that stands under each field in the class body, or in that of a class that it extends."""
+    found: dict[str, str] = {}
+    for base in cls.__mro__[1:]:
+        if dataclasses.is_dataclass(base):
+            found = {**field_docstrings(base), **found}
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    found: dict[str, str] = {}
     for field, text in itertools.pairwise(body):
         is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
