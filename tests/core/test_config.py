@@ -7,6 +7,7 @@ import pytest
 
 from xbridge.core.config import (
     InputPath,
+    InputPathOrId,
     Plugin,
     apply_overrides,
     canonical,
@@ -158,6 +159,16 @@ def test_an_input_path_enters_the_digest_by_content(tmp_path):
     assert digest_of(Source(path=InputPath(first))) == digest_of(Source(path=InputPath(second)))
     second.write_text("y")
     assert digest_of(Source(path=InputPath(first))) != digest_of(Source(path=InputPath(second)))
+
+
+def test_a_path_or_id_enters_the_digest_by_content_where_it_is_a_path(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Source:
+        model: InputPathOrId
+
+    assert canonical(parse(Source, {"model": "org/model"}), for_digest=True) == {"model": "org/model"}
+    (tmp_path / "model").write_text("weights")
+    assert canonical(parse(Source, {"model": str(tmp_path / "model")}), for_digest=True)["model"].startswith("sha256:")
 
 
 def test_a_plug_in_is_found_by_module_name_and_its_settings_are_checked(tmp_path, monkeypatch):

@@ -66,6 +66,13 @@ def test_the_random_control_has_the_shape_of_the_base_and_no_training():
     assert random.budget.amount == 0
 
 
+def test_a_pretrained_base_is_scored_beside_its_own_architecture_with_new_weights():
+    of = plan("quickstart", "base.scratch=null", "base.pretrained={model: some/mbart, revision: abc}")
+    random, base = of.nodes["train/random"].config, of.nodes["train/base"].config
+    assert (base.pretrained.random_weights, random.pretrained.random_weights) == (False, True)
+    assert random.pretrained.model == base.pretrained.model == "some/mbart"
+
+
 def test_labels_say_what_each_node_is():
     of = plan("quickstart")
     assert of.nodes["evaluate/intents-probe-mt-s1-f2"].artifact.labels == {

@@ -79,6 +79,18 @@ def test_a_pretrained_folder_brings_its_own_tokenizer(inputs, base, tmp_path):
     assert lines(tmp_path)[0]["validation"] == lines(base)[-1]["validation"]
 
 
+def test_the_random_control_of_a_pretrained_model_has_its_shape_and_other_weights(inputs, base, tmp_path):
+    source = {"model": str(base / "model"), "random_weights": True}
+    for name in "xy":
+        control = config(scratch=None, pretrained=source, budget={"unit": "steps", "amount": 0})
+        train.run(control, replace(inputs, tokenizer=None), tmp_path / name)
+    x, y, original = weights(tmp_path / "x"), weights(tmp_path / "y"), weights(base)
+    assert equal(x, y)
+    assert {key: value.shape for key, value in x.items()} == {key: value.shape for key, value in original.items()}
+    matrix = "model.encoder.layers.0.fc1.weight"
+    assert abs(torch.corrcoef(torch.stack([x[matrix].flatten(), original[matrix].flatten()]))[0, 1]) < 0.2
+
+
 def test_accumulation_does_not_change_the_run(inputs, tmp_path):
     still = {**TINY, "dropout": 0.0}
     train.run(config(scratch=still), inputs, tmp_path / "one")

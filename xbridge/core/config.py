@@ -35,6 +35,10 @@ class InputPath(str):
     """A path that the stage reads. In a digest it stands for the content of the file or folder."""
 
 
+class InputPathOrId(InputPath):
+    """A path, or where there is none of this name an id on a hub, which in a digest stands for itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
     """A module chosen by name, and its parsed `Config`."""
@@ -260,9 +264,10 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
         return value
     if hint is bool and isinstance(value, bool):
         return value
-    if hint in (str, InputPath, Path) and isinstance(value, str | Path):
-        return hint(value) if hint is not str else str(value)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", InputPath: "a path"}
+    if issubclass(hint, str | Path) and isinstance(value, str | Path):
+        return hint(value)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", InputPath: "a path",
+             InputPathOrId: "a path or an id"}  # fmt: skip
     hint_text = "; put quotes around it" if hint is str and isinstance(value, int | float | bool) else ""
     raise ConfigError(
         path, f"expected {names.get(hint, getattr(hint, '__name__', hint))}, got {_show(value)}{hint_text}"
@@ -299,6 +304,8 @@ def canonical(value: Any, *, for_digest: bool = False) -> Any:
             for f in dataclasses.fields(value)
             if not (for_digest and f.metadata.get("digest") is False)
         }
+    if isinstance(value, InputPathOrId) and not Path(value).exists():
+        return str(value)
     if isinstance(value, InputPath):
         return f"sha256:{sha256_of_path(Path(value))}" if for_digest else str(value)
     if isinstance(value, Mapping):

@@ -66,6 +66,15 @@ def load_backbone(source: Path | str, *, revision: str | None = None) -> Any:
     return model.eval()
 
 
+def redrawn(model: Any, seed: int) -> Any:
+    """A model of the same class and config with new random weights, a pure function of `seed`."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(model)(model.config).eval()
+
+
 def new_mbart(
     tokenizer: Any,
     *,

@@ -86,8 +86,9 @@ class _Builder:
         base = merge(study.train, study.base)
         models: dict[str, str] = {}
         if study.random_control:
-            control = {key: value for key, value in base.items() if key != "budget"}
-            control["budget"] = {"unit": "steps", "amount": 0}
+            control = {**base, "budget": {"unit": "steps", "amount": 0}}
+            if isinstance(base.get("pretrained"), Mapping):
+                control["pretrained"] = {**base["pretrained"], "random_weights": True}
             models["random"] = self.add_training("random", "random", control, common, 0, "base")
         models["base"] = self.add_training("base", "base", base, common, 0, "base")
         for seed in study.seeds:

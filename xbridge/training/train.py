@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from xbridge.core.config import Plugin, digest_of, undigested
+from xbridge.core.config import InputPathOrId, Plugin, digest_of, undigested
 from xbridge.core.console import log
 from xbridge.core.errors import ConfigError
 from xbridge.core.files import read_json, write_json
@@ -64,10 +64,12 @@ class Scratch:
 class Pretrained:
     """A model to start from that is not a stage of this study."""
 
-    model: str
+    model: InputPathOrId
     """A from_pretrained folder or a hub id."""
     revision: str = "main"
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit on the hub; pin a commit for results that others can repeat."""
+    random_weights: bool = False
+    """Take its architecture with new weights: the random control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,10 +225,12 @@ def _revision(config: Config, tokenizer: Path | None) -> str | None:
 
 
 def _model(config: Config, start: Path | str | None, tokenizer: Any) -> Any:
-    from xbridge.models.loading import load_backbone, new_mbart
+    from xbridge.models.loading import load_backbone, new_mbart, redrawn
 
     if start is not None:
-        return load_backbone(start, revision=config.pretrained.revision if config.pretrained else None)
+        model = load_backbone(start, revision=config.pretrained.revision if config.pretrained else None)
+        again = config.pretrained is not None and config.pretrained.random_weights
+        return redrawn(model, derive_seed(config.seed, "init")) if again else model
     assert config.scratch is not None
     return new_mbart(tokenizer, seed=derive_seed(config.seed, "init"), **asdict(config.scratch))
 
