@@ -7,8 +7,9 @@ Every encoder layer is scored in one pass, in both directions, by four rules:
     margin            best margin (Artetxe and Schwenk 2019), which discounts sentences that are near to everything
     centred_margin    both
 
-The pairs are those of a corpus folder's retrieval.parquet: no two share a string, and no pair shares a token, so that a
-model that knows nothing stays near chance, 1/n, which is the constant predictor's row.
+The pairs are those of a corpus folder's retrieval.parquet: no two share a string, and the two
+sides of a pair share no word, digit or longer run of characters, so that a model that knows nothing stays near chance,
+1/n, which is the constant predictor's row. Short subword pieces may recur; the random control shows what they give.
 """
 
 from collections.abc import Iterator, Sequence

@@ -62,8 +62,8 @@ def _by_layer(study: Study, readings: list[Reading]) -> Figure:
         rows += points
     caption = (
         "Macro mean over target languages of the accuracy@1 of both directions, mean over training seeds; bars reach "
-        "the farthest training seed; the dotted line is chance. Partners share no word piece, digit or Latin run that "
-        "would give them away, so that a random encoder stays near chance."
+        "the farthest training seed; the dotted line is chance. Partners share no word, digit or run of 4 characters "
+        "(the corpus card has the rule); what short pieces still give away, the random model shows."
     )
     legend = plots.legend(study, [row["arm"] for row in rows])
     return Figure("retrieval", "Retrieval accuracy by layer", caption, panels, rows, legend)
