@@ -41,10 +41,10 @@ check: $(READY)
 	@$(BIN)/mypy
 
 test-fast: $(READY)
-	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	@$(BIN)/python -m pytest
 
 test-slow: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow
 
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
