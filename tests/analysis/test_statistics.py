@@ -12,7 +12,6 @@ from xbridge.analysis.statistics import (
     difference,
     holm,
     resampling_weights,
-    sign_flip_test,
     t_quantile_975,
     t_two_sided,
 )
@@ -32,16 +31,6 @@ def test_holm_worked_by_hand():
     assert holm([]) == []
 
 
-def test_sign_flip_worked_by_hand_and_close_to_its_exact_value_beyond():
-    # |1+2+3| = 6 is reached by two of eight patterns
-    assert sign_flip_test(np.array([1.0, 2.0, 3.0])) == 2 / 8
-    assert sign_flip_test(np.array([1.0, -1.0])) == 1
-    sample = np.random.default_rng(0).normal(0.4, 1, 30)
-    p = sign_flip_test(sample, rng=np.random.default_rng(1))
-    assert p == pytest.approx(stats.ttest_1samp(sample, 0).pvalue, abs=0.02)
-
-
-@pytest.mark.parametrize("kind", ["pearson", "spearman"])
 def test_correlation_equals_scipy_with_ties_and_exact_permutations(kind):
     x, y = np.array([1.0, 2, 2, 5, 7, 9]), np.array([2.0, 1, 4, 4, 9, 6])
     result = correlation(x, y, kind=kind, num_replicates=500, rng=np.random.default_rng(0))

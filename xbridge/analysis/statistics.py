@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import permutations, product
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -147,22 +147,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         adjusted[index] = highest
     return adjusted
-
-
-def sign_flip_test(differences: Array, *, num_flips: int = 10_000, rng: np.random.Generator | None = None) -> float:
-    """Two-sided p-value of mean 0 for paired differences (n,) that are symmetric around 0 under the null.
-
-    Exact over all 2^n sign patterns up to n = 15; beyond that `num_flips` random ones, the observed one counted.
-    """
-    differences = np.asarray(differences, dtype=float)
-    observed = abs(differences.sum()) * (1 - 1e-12)
-    if len(differences) <= 15:
-        signs = np.array(list(product((1.0, -1.0), repeat=len(differences))))
-        return float((np.abs(signs @ differences) >= observed).mean())
-    if rng is None:
-        raise ValueError("more than 15 differences: give an rng for random sign flips")
-    signs = rng.choice((1.0, -1.0), size=(num_flips, len(differences)))
-    return float((1 + (np.abs(signs @ differences) >= observed).sum()) / (1 + num_flips))
 
 
 @dataclass(frozen=True)

@@ -143,14 +143,6 @@ def encode_source(
     return {"input_ids": input_ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
 
 
-def content_mask(input_ids: "Tensor", conventions: Conventions) -> "Tensor":
-    """(batch, len) bool: True on text, False on language codes, `</s>` and padding."""
-    import torch
-
-    special = torch.tensor(sorted({conventions.eos, conventions.pad, *conventions.languages.values()}))
-    return ~torch.isin(input_ids, special.to(input_ids.device))
-
-
 def num_encoder_layers(model: "nn.Module") -> int:
     """L; the sites are `encoder.0` (embeddings) .. `encoder.L` (what the decoder reads)."""
     config: Any = model.config

@@ -100,13 +100,6 @@ class Study:
         head = language.split("_")[0]
         return head if sum(code.split("_")[0] == head for code in self.languages) <= 1 else language
 
-    def model_name(self, arm: str, seed: int | None) -> str:
-        """The model's name for an arm and a training seed."""
-        for training in self.trainings:
-            if training.arm == arm and training.labels.get("train_seed") == seed:
-                return training.model
-        return arm if seed is None else f"{arm}-s{seed}"
-
 
 def load(inputs: Any) -> Study:
     """Read all of `inputs` (`page.Inputs`). A folder that is named but damaged raises `UserError`."""

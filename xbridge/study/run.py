@@ -110,16 +110,13 @@ class _Scheduler:
             worker.node = None
             self.seconds[node.id] = rest[0]
             console.close_bars(node.id)
-            console.log("done", stage=node.id, seconds=round(rest[0], 1), finished=self.progress_text())
+            console.log(f"[{len(self.seconds)}/{len(self.plan.nodes)}] {node.id}", seconds=round(rest[0], 1))
         else:
             worker.node = None
             reason, message = rest
             if reason == "bug":
                 raise StageFailed(f"{node.id}: {message}")
             raise UserError(f"{node.id}: {message}")
-
-    def progress_text(self) -> str:
-        return f"{len(self.seconds)}/{len(self.plan.nodes)}"
 
 
 def _path_costs(plan: Plan) -> dict[str, float]:
@@ -163,11 +160,6 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
-
-
-def slowest(seconds: dict[str, float], count: int = 5) -> list[tuple[str, float]]:
-    """The `count` stages that took longest."""
-    return sorted(seconds.items(), key=lambda item: -item[1])[:count]
 
 
 def seconds_by_stage(plan: Plan, seconds: dict[str, float]) -> dict[str, tuple[int, float]]:

@@ -26,7 +26,6 @@ class PipeSink:
     def __init__(self, pipe: Connection, node: Node):
         self._pipe, self._node = pipe, node
         self._next = 0.0
-        self._lines = console.LineSink()
 
     def progress(self, label: str, done: int, total: int, unit: str, facts: dict[str, Any]) -> None:
         now = time.monotonic()
