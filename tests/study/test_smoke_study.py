@@ -48,5 +48,9 @@ def test_no_held_out_string_is_in_the_training_text(smoke):
     bitext = read_rows(corpus / "bitext.parquet")
     train = {row["source"].casefold() for row in bitext if row["split"] == "train"}
     assert not train & {row["source"].casefold() for row in bitext if row["split"] == "test"}
-    mono = {row["text"].casefold() for row in read_rows(corpus / "mono.parquet") if row["split"] == "train"}
-    assert not mono & {row["source"].casefold() for row in read_rows(corpus / "retrieval.parquet")}
+    mono = {
+        (row["lang"], row["text"].casefold()) for row in read_rows(corpus / "mono.parquet") if row["split"] == "train"
+    }
+    retrieval = read_rows(corpus / "retrieval.parquet")
+    assert not mono & {("eng_Latn", row["source"].casefold()) for row in retrieval}
+    assert not mono & {(row["target_lang"], row["target"].casefold()) for row in retrieval}

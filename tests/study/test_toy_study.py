@@ -173,7 +173,9 @@ def test_every_stage_runs_alone_from_its_recorded_config(finished, tmp_path):
         recorded = json.loads((original / "config.json").read_text(encoding="utf-8"))
         inputs = {name: value for name, value in recorded["inputs"].items() if value is not None}
         file = tmp_path / f"{stage}.yaml"
-        file.write_text(yaml.safe_dump({"stage": stage, "inputs": inputs, **recorded["config"]}), encoding="utf-8")
+        file.write_text(
+            yaml.safe_dump({"stage": stage, "inputs": inputs, **recorded["config"]}, sort_keys=False), encoding="utf-8"
+        )
         dry = run(stage, file, "--dry-run")
         assert dry.returncode == 0, dry.stderr
         assert "# digest" in dry.stdout
