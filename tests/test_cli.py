@@ -68,6 +68,17 @@ def test_a_study_given_to_a_stage_and_a_file_for_another_stage_are_told_apart(ca
     assert "inputs.model: /nowhere: no such folder" in outcome(capsys, "spectra", file)[2]
 
 
+def test_a_finished_stage_of_other_settings_is_not_overwritten(capsys, tmp_path):
+    file, out = tmp_path / "a.yaml", tmp_path / "out"
+    file.write_text("inputs: {evaluations: {}}\n", encoding="utf-8")
+    out.mkdir()
+    (out / "manifest.json").write_text('{"digest": "of another config"}', encoding="utf-8")
+    code, _, err = outcome(capsys, "transfer", file, "--out", out)
+    assert code == 2
+    assert "holds a finished stage of other settings" in err
+    assert "of another config" in (out / "manifest.json").read_text(encoding="utf-8")
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(SystemExit) as error:
         main(["study", "run", "a.yaml", "--fast"])

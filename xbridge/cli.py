@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xbridge import __version__
-from xbridge.core.artifact import Artifact, folder_name
-from xbridge.core.config import apply_overrides, canonical, load_yaml, parse
+from xbridge.core.artifact import MANIFEST, Artifact, folder_name
+from xbridge.core.config import apply_overrides, canonical, dump_yaml, load_yaml, parse
 from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
 from xbridge.core.runtime import settle_environment
 from xbridge.study import stages
@@ -118,7 +116,7 @@ def _study_run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     plan = _plan(options)
     try:
-        seconds = run.run_study(plan, _dump(plan.data))
+        seconds = run.run_study(plan, dump_yaml(plan.data))
     except run.StageFailed as error:
         print(f"xbridge: internal error in {error}", file=sys.stderr)
         return 1
@@ -181,7 +179,7 @@ def _run_stage(options: argparse.Namespace) -> int:
     path = options.out or Path("runs") / options.stage / folder_name(name, digest)
     artifact = Artifact(stage=options.stage, name=name, digest=digest, path=path, labels=data.get("labels", {}))
     if options.dry_run:
-        print(_dump({"inputs": canonical(inputs), **canonical(config)}), end="")
+        print(dump_yaml({"inputs": canonical(inputs), **canonical(config)}), end="")
         print(f"# digest {digest}\n# folder {path}")
         return 0
     node = stages.Node(
@@ -190,6 +188,8 @@ def _run_stage(options: argparse.Namespace) -> int:
     if artifact.is_complete():
         print(f"{path}: complete already")
         return 0
+    if (path / MANIFEST).exists():
+        raise UserError(f"{path}: holds a finished stage of other settings; choose another --out, or delete it first")
     stages.execute(node)
     print(path)
     return 0
@@ -218,14 +218,14 @@ def _show_config(options: argparse.Namespace) -> int:
         study, data = load_study(options.config, options.overrides)
         plan = Plan(study, data, Path("runs") / study.study)
         resolved = {node.id: canonical(node.config) for node in plan.nodes.values()}
-        print(_dump({**canonical(study), "stages": resolved}), end="")
+        print(dump_yaml({**canonical(study), "stages": resolved}), end="")
         return 0
     data = apply_overrides(load_yaml(options.config), options.overrides)
     stage = options.stage or data.get("stage")
     if stage not in stages.MODULES:
         raise UserError(f"{options.config}: which stage is it for? add `stage: NAME` or --stage NAME")
     data = {key: value for key, value in data.items() if key not in ("stage", "inputs", "labels")}
-    print(_dump(canonical(parse(stages.load_stage(stage).Config, data))), end="")
+    print(dump_yaml(canonical(parse(stages.load_stage(stage).Config, data))), end="")
     return 0
 
 
@@ -255,8 +255,3 @@ def _doctor(options: argparse.Namespace) -> int:
 
     print(report())
     return 0
-
-
-def _dump(data: Any) -> str:
-    """YAML that our own loader reads back to the same data."""
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110))

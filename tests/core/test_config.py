@@ -12,6 +12,7 @@ from xbridge.core.config import (
     apply_overrides,
     canonical,
     digest_of,
+    dump_yaml,
     load_yaml,
     parse,
     parse_yaml,
@@ -95,6 +96,14 @@ def test_each_mistake_names_its_path(text, message):
     with pytest.raises(ConfigError) as error:
         read(text)
     assert str(error.value) == message
+
+
+def test_dumped_yaml_reads_back_as_the_same_data():
+    data = {
+        "texts": ["no", "1e5", "1.5", "true", "~", "", "010", "2026-11-22", "语言"],
+        "numbers": [1e5, 3e-4, 7, True, None],
+    }
+    assert parse_yaml(dump_yaml(data), "dumped") == data
 
 
 def test_yaml_errors_name_file_and_line():

@@ -100,6 +100,18 @@ for _name, _pattern, _first, _convert in _SCALARS:
     _Loader.add_constructor(_tag, _scalar_constructor(_convert))
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what the loader above would not read back as a text, such as 1e5."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML text that `parse_yaml` reads back as the same data."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text with 1.2 scalars. `name` is what an error calls the text."""
     try:

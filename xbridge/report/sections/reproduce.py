@@ -1,10 +1,6 @@
 """How to get these numbers again: configuration, versions, machine, times, sizes."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import yaml
-
+from xbridge.core.config import dump_yaml
 from xbridge.report.document import Block, Code, Column, Details, Listing, Paragraph, Row, Section, Table
 from xbridge.report.format import count, duration, size
 from xbridge.report.load import Stage, Study
@@ -27,15 +23,9 @@ def section(study: Study) -> Section:
     stages = [stage for stage in study.stages if stage.manifest.get("stage") != "report"]
     if stages:
         blocks += [_versions(stages), _by_kind(stages), Details("Time and size of every stage", [_each(stages)])]
-    text = yaml.safe_dump(_plain(study.lock.get("config", {})), sort_keys=False, allow_unicode=True, width=100)
+    text = dump_yaml(study.lock.get("config", {}))
     blocks.append(Details("Configuration", [Listing(text)]))
     return Section("reproduce", "Configuration and cost", blocks)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _versions(stages: list[Stage]) -> Table:
