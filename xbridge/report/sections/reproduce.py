@@ -1,5 +1,8 @@
 """How to get these numbers again: configuration, versions, machine, times, sizes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from xbridge.core.config import dump_yaml
 from xbridge.report.document import Block, Code, Column, Details, Listing, Paragraph, Row, Section, Table
 from xbridge.report.format import count, duration, size
