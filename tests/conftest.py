@@ -67,3 +67,35 @@ def toy_corpus(tmp_path_factory):
     write_table(folder / "bitext.parquet", pa.Table.from_pylist(bitext))
     write_table(folder / "mono.parquet", pa.Table.from_pylist(mono))
     return folder
+
+
+@pytest.fixture(scope="session")
+def save_tiny_mbart():
+    """A function that writes a train folder: MBart, two layers, 32 dimensions, random weights, no dropout."""
+    import torch
+    from transformers import MBartConfig, MBartForConditionalGeneration, PreTrainedTokenizerFast
+
+    from xbridge.models.loading import save_model
+
+    def save(tokenizer, languages, folder):
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token="<s>",
+            pad_token="<pad>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            extra_special_tokens=[*languages],
+        )
+        config = MBartConfig(
+            vocab_size=len(fast), d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64,
+            decoder_ffn_dim=64, encoder_attention_heads=2, decoder_attention_heads=2, dropout=0.0,
+            scale_embedding=True, init_std=0.18, max_position_embeddings=64, bos_token_id=0, pad_token_id=1,
+            eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = MBartForConditionalGeneration(config)
+        save_model(model, fast, folder / "model")
+        return folder
+
+    return save

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from xbridge.core.files import write_table
 
@@ -20,12 +19,9 @@ TEMPLATES = {
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
-    """A train folder: MBart with two layers and 32 dimensions, random weights, no dropout."""
+def tiny_model(save_tiny_mbart, tmp_path_factory) -> Path:
+    """A train folder with a tiny model and a tokenizer of these texts."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import MBartConfig, MBartForConditionalGeneration, PreTrainedTokenizerFast
-
-    from xbridge.models.loading import save_model
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -36,26 +32,7 @@ def tiny_model(tmp_path_factory) -> Path:
         vocab_size=160, special_tokens=specials, unk_token="<unk>", show_progress=False, shrinking_factor=0.5
     )
     tokenizer.train_from_iterator([row["text"] for row in toy_rows()], trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_special_tokens=[*COLOURS],
-    )
-    config = MBartConfig(
-        vocab_size=len(fast), d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
-        encoder_attention_heads=2, decoder_attention_heads=2, dropout=0.0, scale_embedding=True, init_std=0.18,
-        max_position_embeddings=32, bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
-        forced_eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MBartForConditionalGeneration(config)
-    folder: Path = tmp_path_factory.mktemp("tiny")
-    save_model(model, fast, folder / "model")
-    return folder
+    return save_tiny_mbart(tokenizer, COLOURS, tmp_path_factory.mktemp("tiny"))
 
 
 def toy_rows(lang=None):
