@@ -51,7 +51,11 @@ class Worker:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.pipe, child = context.Pipe()
         self.process = context.Process(target=_serve, args=(child,), daemon=True)
-        self.process.start()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent from the start
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         child.close()
         self.node: Node | None = None
 
@@ -73,7 +77,6 @@ class Worker:
 
 
 def _serve(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _be_quiet()
     while True:
