@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from xbridge.core.files import read_rows
 
@@ -161,6 +163,29 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, toy_files, override, me
     assert message in outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_study_can_start_from_a_pretrained_folder(finished, tmp_path, toy_files):
+    """The base is that model as it is, and the random control its architecture with other weights."""
+    _, runs, _ = finished
+    (trained,) = (runs / "toy" / "train").glob("base-*/model")
+    overrides = [
+        "base.scratch=null", f"base.pretrained={{model: {trained}}}", "base.budget.amount=0", "seeds=[0]",
+        f"tokenizer={{pretrained: {trained}, language_codes: keep}}",
+        "tasks.commands=null", "tasks.translation=null", "analysis.label_data=null",
+    ]  # fmt: skip
+    outcome = run("study", "run", write_study(tmp_path, toy_files), "--runs", tmp_path / "runs", *overrides)
+    assert outcome.returncode == 0, outcome.stderr
+    weights = {
+        name: load_file(next((tmp_path / "runs" / "toy" / "train").glob(f"{name}-*/model/model.safetensors")))
+        for name in ("base", "random", "mt-s0")
+    }
+    original = load_file(trained / "model.safetensors")
+    matrix = "model.encoder.layers.0.fc1.weight"
+    assert torch.equal(weights["base"][matrix], original[matrix])
+    assert weights["random"][matrix].shape == original[matrix].shape
+    assert not torch.equal(weights["random"][matrix], original[matrix])
+    assert not torch.equal(weights["mt-s0"][matrix], original[matrix])
 
 
 def test_every_stage_runs_alone_from_its_recorded_config(finished, tmp_path):
