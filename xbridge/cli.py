@@ -18,13 +18,14 @@ from xbridge import __version__
 from xbridge.core.artifact import MANIFEST, Artifact, folder_name
 from xbridge.core.config import apply_overrides, canonical, dump_yaml, load_yaml, parse
 from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
-from xbridge.core.runtime import settle_environment
+from xbridge.core.runtime import settle_environment, settle_network
 from xbridge.study import stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     settle_environment()
+    settle_network()
     options = _parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
