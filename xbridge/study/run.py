@@ -65,10 +65,9 @@ class _Scheduler:
             console.close_bars()
             patience = SAVE_SECONDS if sys.exc_info()[0] is not None else 5.0
             for worker in self.workers:
-                if worker.process.is_alive() and worker.node is not None:
-                    worker.process.terminate()  # all at once: they save side by side
+                worker.ask_to_end()  # all at once: trainings save side by side
             for worker in self.workers:
-                worker.stop(patience)
+                worker.end(patience)
         return self.seconds
 
     def start_ready(self) -> None:

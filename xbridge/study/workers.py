@@ -63,14 +63,16 @@ class Worker:
         self.node = node
         self.pipe.send(node)
 
-    def stop(self, timeout_seconds: float) -> None:
-        """Ask the process to end (a training saves first), then make it."""
-        if self.process.is_alive():
-            if self.node is None:
-                self.pipe.send(None)
-            else:
-                self.process.terminate()
-            self.process.join(timeout_seconds)
+    def ask_to_end(self) -> None:
+        """Ask once: an idle process ends, a training saves first, another stage stops where it is."""
+        if self.process.is_alive() and self.node is None:
+            self.pipe.send(None)
+        elif self.process.is_alive():
+            self.process.terminate()
+
+    def end(self, patience_seconds: float) -> None:
+        """Wait for the process to end; make it end after that."""
+        self.process.join(patience_seconds)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
