@@ -93,6 +93,12 @@ def test_a_setting_changes_the_digests_of_what_depends_on_it_and_no_others():
     assert {"train/mt-s0", "train/mt-s1", "report/report"} <= changed
 
 
+def test_another_question_writes_the_report_again_and_nothing_else():
+    before = digests(plan("quickstart"))
+    after = digests(plan("quickstart", "question=Why?"))
+    assert {i for i in before if before[i] != after[i]} == {"report/report"}
+
+
 def test_settings_that_cannot_change_results_change_no_digest():
     before = digests(plan("quickstart"))
     after = digests(plan("quickstart", "workers=1", "threads=2", "train.save_every=7", "train.accumulation=2"))

@@ -182,7 +182,7 @@ class _Builder:
                 "comparison": comparison, "spectra": spectra, "separability": separability, "transfer": transfer,
                 "corpus": self.corpus, "tokenizer": self.tokenizer, "taskdata": data,
             },
-            path="report", folder=self.plan.folder / REPORT_FOLDER,
+            path="report", folder=self.plan.folder / REPORT_FOLDER, facts={"question": self.study.question},
         )  # fmt: skip
 
     def labels_of(self, node_id: str) -> Mapping[str, str | int]:
@@ -198,12 +198,17 @@ class _Builder:
         labels: Mapping[str, str | int] | None = None,
         path: str | None = None,
         folder: Path | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> str:
-        """Add a stage; `inputs` holds node ids where the stage's Inputs hold folders. Returns the node's id."""
+        """Add a stage; `inputs` holds node ids where the stage's Inputs hold folders. Returns the node's id.
+
+        `facts` are what the stage reads of the study itself; they enter its digest.
+        """
         module = load_stage(stage)
         config = self.parse_settings(module.Config, settings, stage if path is None else path)
         folders, parents = self.resolve(inputs)
-        digest = stage_digest(stage, config, {key: parent.artifact.digest for key, parent in parents.items()})
+        digests = {key: parent.artifact.digest for key, parent in parents.items()}
+        digest = stage_digest(stage, config, {**digests, **(facts or {})})
         node = Node(
             id=f"{stage}/{name}",
             artifact=Artifact(
