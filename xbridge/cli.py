@@ -192,7 +192,8 @@ def _run_stage(options: argparse.Namespace) -> int:
     if (path / MANIFEST).exists():
         raise UserError(f"{path}: holds a finished stage of other settings; choose another --out, or delete it first")
     stages.execute(node)
-    print(path)
+    if settle_environment().rank == 0:
+        print(path)
     return 0
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from xbridge.core.config import dump_yaml
 from xbridge.core.files import read_rows
 
 pytestmark = pytest.mark.study
@@ -188,19 +189,41 @@ def test_a_study_can_start_from_a_pretrained_folder(finished, tmp_path, toy_file
     assert not torch.equal(weights["mt-s0"][matrix], original[matrix])
 
 
+def test_a_stage_command_on_two_ranks_writes_one_finished_stage_with_the_same_losses(finished, tmp_path):
+    _, runs, _ = finished
+    (original,) = (runs / "toy" / "train").glob("mt-s0-*")
+    recorded = json.loads((original / "config.json").read_text(encoding="utf-8"))
+    file = tmp_path / "train.yaml"
+    file.write_text(dump_yaml({"stage": "train", "inputs": recorded["inputs"], **recorded["config"]}), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "xbridge"]
+    outcome = subprocess.run(
+        [*launcher, "train", str(file), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.splitlines() == [str(tmp_path / "out")]
+    assert (tmp_path / "out" / "manifest.json").exists()
+    one, two = (losses(folder) for folder in (original, tmp_path / "out"))
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
 def test_every_stage_runs_alone_from_its_recorded_config(finished, tmp_path):
     """A stage's own command, given what the study resolved, writes the same tables."""
-    import yaml
-
     _, runs, _ = finished
     for stage in ("extract", "spectra", "evaluate", "compare"):
         original = sorted((runs / "toy" / stage).iterdir())[0]
         recorded = json.loads((original / "config.json").read_text(encoding="utf-8"))
         inputs = {name: value for name, value in recorded["inputs"].items() if value is not None}
         file = tmp_path / f"{stage}.yaml"
-        file.write_text(
-            yaml.safe_dump({"stage": stage, "inputs": inputs, **recorded["config"]}, sort_keys=False), encoding="utf-8"
-        )
+        file.write_text(dump_yaml({"stage": stage, "inputs": inputs, **recorded["config"]}), encoding="utf-8")
         dry = run(stage, file, "--dry-run")
         assert dry.returncode == 0, dry.stderr
         assert "# digest" in dry.stdout

@@ -16,6 +16,7 @@ from xbridge.core.artifact import MANIFEST, Artifact, read_manifest
 from xbridge.core.config import canonical, digest_of, parse
 from xbridge.core.errors import ConfigError, user_error_of
 from xbridge.core.files import sha256_of_path
+from xbridge.core.runtime import settle_environment
 
 MODULES = {
     "corpus": "xbridge.data.corpus",
@@ -101,17 +102,23 @@ def parse_inputs(stage: str, data: Mapping[str, Any]) -> tuple[Any, dict[str, st
 
 
 def execute(node: Node) -> float:
-    """Run one stage and write its manifest; return the wall seconds. Does nothing where it is complete."""
+    """Run one stage and write its manifest; return the wall seconds. Does nothing where it is complete.
+
+    Under a launcher every rank comes here; rank 0 writes what is the folder's own, the stage sees to the rest.
+    """
     if node.artifact.is_complete():
         return 0.0
     module = load_stage(node.stage)
     inputs = parse(module.Inputs, node.inputs, "inputs")
+    is_main = settle_environment().rank == 0
     started, cpu_started = time.monotonic(), time.process_time()
     try:
-        node.artifact.begin(canonical(node.config), canonical(node.inputs))
+        if is_main:
+            node.artifact.begin(canonical(node.config), canonical(node.inputs))
         module.run(node.config, inputs, node.artifact.path)
         seconds = time.monotonic() - started
-        node.artifact.finish(seconds=seconds, cpu_seconds=time.process_time() - cpu_started, parents=node.parents)
+        if is_main:
+            node.artifact.finish(seconds=seconds, cpu_seconds=time.process_time() - cpu_started, parents=node.parents)
     except OSError as error:
         raise user_error_of(error, str(node.artifact.path)) or error from None
     return seconds
