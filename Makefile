@@ -21,8 +21,9 @@ study: $(READY)
 
 env: $(READY)
 
-# torch comes first: whatever depends on it must find it there, or pip brings in another build of it.
-$(READY): pyproject.toml setup.py constraints.txt
+# torch comes first: whatever depends on it must find it there, or pip brings in another build of it; and the native
+# operators are compiled against it, which is why the build is not isolated.
+$(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
 	  f"xbridge needs Python 3.10 to 3.13, this is {sys.version.split()[0]}; try: make PYTHON=python3.12")'
 	@echo "building $(VENV): torch, then xbridge with its extras (a few minutes the first time)"
@@ -30,7 +31,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	  echo "no venv here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@$(PIP) --upgrade pip setuptools wheel
 	@$(PIP) $(TORCH_INDEX) torch
-	@PYTHONWARNINGS=ignore $(PIP) --editable '.[all,dev]'
+	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable '.[all,dev]'
 	@touch $@
 
 test: check test-fast test-study

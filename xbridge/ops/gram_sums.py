@@ -13,14 +13,58 @@ Shape letters: N examples, S layers, B rows of a block, G groups of a block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from xbridge.ops.dispatch import op
 from xbridge.ops.hsic import HsicSums
 
 Tile = Callable[[Tensor, Tensor], Tensor]  # (b, d), (n, d) -> (b, n) kernel values
+TileKernel: TypeAlias = Literal["linear", "rbf", "laplacian"]
 BLOCK_BYTES = 16 << 20
+
+
+class GramTotals(NamedTuple):
+    """Sums over the entries off the diagonal of S kernel matrices, float64."""
+
+    products: Tensor  # (S, S) sum_{i != j} k^l_ij k^m_ij
+    row_sums: Tensor  # (S, n) sum_{j != i} k^l_ij
+
+
+@op
+def gram_sums(
+    layers: Sequence[Tensor],
+    shifts: Sequence[Tensor],
+    scales: Sequence[float],
+    kernel: TileKernel,
+    gammas: Sequence[float],
+) -> GramTotals:
+    """The sums that HSIC of all pairs of S layers needs, kernel matrices in blocks, never whole.
+
+    layers: (n, d_l) each, any float type; the kernel is taken of (x - shift) scale, with shifts (d_l,) float64.
+    kernel: linear x . y; rbf exp(-gamma |x - y|^2); laplacian exp(-gamma |x - y|). gammas: one per layer,
+    whatever the kernel.
+    Cost: n^2 (F + S^2) multiply-adds, F = sum of d_l; a backend may use symmetry and halve it.
+    """
+    rows = [(x.double() - shift.to(x.device)) * scale for x, shift, scale in zip(layers, shifts, scales, strict=True)]
+    num_layers, n = len(rows), len(rows[0])
+    products = torch.zeros(num_layers, num_layers, dtype=torch.float64, device=rows[0].device)
+    row_sums = torch.zeros(num_layers, n, dtype=torch.float64, device=rows[0].device)
+    for block in torch.split(torch.arange(n), max(1, BLOCK_BYTES // (8 * num_layers * n))):
+        k_SBN = torch.stack([_kernel_of(kernel, gamma)(x[block], x) for x, gamma in zip(rows, gammas, strict=True)])
+        k_SBN[:, torch.arange(len(block)), block] = 0
+        row_sums[:, block] = k_SBN.sum(2)
+        flat = k_SBN.flatten(1)
+        products += flat @ flat.T
+    return GramTotals(products, row_sums)
+
+
+def _kernel_of(kernel: TileKernel, gamma: float) -> Tile:
+    if kernel == "linear":
+        return linear_tile
+    return rbf_tile((2 * gamma) ** -0.5) if kernel == "rbf" else laplacian_tile(1 / gamma)
 
 
 def linear_tile(x: Tensor, y: Tensor) -> Tensor:
