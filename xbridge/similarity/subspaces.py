@@ -1,10 +1,12 @@
 """Measures that compare two sets through the best linear map between them: the CCA family and Procrustes.
 
-x: (n, d1), y: (n, d2), row i the same example in both. Rows are centred first. All are symmetric except PWCCA, lie in
-[0, 1], are 1 for x against a shifted, rescaled rotation of x, and do not correct for chance: with d near n, the CCA
-family is near 1 for independent inputs. All are invariant to a shift, a scale and a rotation of either side (PWCCA: of
-y, and a shift and scale of x); cca also to any invertible linear map of either side, and pwcca to one of y.
+x: (n, d1), y: (n, d2), row i the same example in both. Rows are centred first. Similarities lie in [0, 1], are 1 for x
+against a shifted, rescaled rotation of x, and do not correct for chance: with d near n, the CCA family is near 1 for
+independent inputs. Invariances: `xbridge.similarity.properties`. From second moments: `xbridge.similarity.covariance`.
 """
+
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +14,30 @@ from torch import Tensor
 from xbridge.similarity.rows import Rows, as_pair
 
 
+def canonical_correlations(x: Rows, y: Rows) -> Tensor:
+    """All canonical correlations (Hotelling, 1936), falling: (min(rank x, rank y),) float64."""
+    x_centred, y_centred = as_pair(x, y)
+    return _correlations(_basis(x_centred), _basis(y_centred))
+
+
+def principal_angles(x: Rows, y: Rows) -> Tensor:
+    """Angles in radians between the spaces that the centred features of x and of y span, rising: (min rank,) float64.
+
+    Small angles come from their sines (Björck and Golub, 1973): arccos(1 - 1e-16) alone would be off by 1e-8.
+    """
+    x_centred, y_centred = as_pair(x, y)
+    basis_x, basis_y = _basis(x_centred), _basis(y_centred)
+    if basis_x.shape[1] > basis_y.shape[1]:
+        basis_x, basis_y = basis_y, basis_x
+    left, cosines, _ = torch.linalg.svd(basis_x.T @ basis_y, full_matrices=False)
+    directions = basis_x @ left
+    sines = (directions - basis_y @ (basis_y.T @ directions)).norm(dim=0)
+    return torch.atan2(sines, cosines)
+
+
 def cca(x: Rows, y: Rows) -> float:
     """Mean canonical correlation over the smaller rank: mean_i rho_i (Raghu et al., 2017, as a summary of CCA)."""
-    x_centred, y_centred = as_pair(x, y)
-    return float(_correlations(_basis(x_centred), _basis(y_centred)).mean())
+    return float(canonical_correlations(x, y).mean())
 
 
 def svcca(x: Rows, y: Rows, *, variance: float = 0.99) -> float:
@@ -29,34 +51,76 @@ def svcca(x: Rows, y: Rows, *, variance: float = 0.99) -> float:
     return float(_correlations(_basis(x_centred, variance), _basis(y_centred, variance)).mean())
 
 
-def pwcca(x: Rows, y: Rows) -> float:
-    """Canonical correlations weighted by how much of x each canonical direction of x accounts for.
+def pwcca(x: Rows, y: Rows, *, weights: Literal["x", "y"] = "x") -> float:
+    """Canonical correlations weighted by how much of one side each of its canonical directions accounts for.
 
-    Morcos et al. (2018), equation 2: sum_i alpha_i rho_i / sum_i alpha_i, alpha_i = sum_j |<h_i, x_j>|, with h_i the
-    canonical variables of x and x_j its centred features. Not symmetric, and, because of the weights, it changes when x
-    is mapped linearly; y may be mapped freely.
+    Morcos et al. (2018), equation 2: sum_i alpha_i rho_i / sum_i alpha_i, alpha_i = sum_j |<h_i, z_j>|, with z_j the
+    centred features of the side that `weights` names and h_i its canonical variables. Not symmetric, and it changes
+    when that side is rotated or mapped linearly; the other side may be mapped freely.
     """
-    x_centred, y_centred = as_pair(x, y)
-    basis_x, basis_y = _basis(x_centred), _basis(y_centred)
-    left, correlations, _ = torch.linalg.svd(basis_x.T @ basis_y, full_matrices=False)
-    weights = ((basis_x @ left).T @ x_centred).abs().sum(dim=1)
-    return float((weights * correlations).sum() / weights.sum())
+    if weights not in ("x", "y"):
+        raise ValueError(f"weights must be 'x' or 'y', not {weights!r}")
+    weighing, other = as_pair(x, y) if weights == "x" else as_pair(x, y)[::-1]
+    basis, basis_other = _basis(weighing), _basis(other)
+    left, correlations, _ = torch.linalg.svd(basis.T @ basis_other, full_matrices=False)
+    alpha = ((basis @ left).T @ weighing).abs().sum(dim=1)
+    return float((alpha * correlations).sum() / alpha.sum())
 
 
 def procrustes(x: Rows, y: Rows) -> float:
     """Normalised orthogonal Procrustes similarity: |X'Y|_* / (|X|_F |Y|_F), with |.|_* the nuclear norm.
 
-    One minus half the squared Procrustes distance between the sets at unit norm (Williams et al., 2021, equation 4 with
-    the orthogonal group; Ding et al., 2021). With d1 != d2 the narrower one is padded with zeros.
+    One minus half the squared `procrustes_distance`. With d1 != d2 the narrower one is padded with zeros.
     """
-    x_centred, y_centred = as_pair(x, y)
-    nuclear = torch.linalg.svdvals(x_centred.T @ y_centred).sum()
-    return float(nuclear / (x_centred.norm() * y_centred.norm()))
+    x_centred, y_centred = _unit_pair(x, y)
+    return float(torch.linalg.svdvals(x_centred.T @ y_centred).sum())
+
+
+def normalised_bures(x: Rows, y: Rows) -> float:
+    """Normalised Bures similarity of the Gram matrices: tr (K^1/2 L K^1/2)^1/2 / sqrt(tr K tr L) (Tang et al., 2020).
+
+    K = XX' and L = YY' of centred rows. The fidelity of two Gram matrices is the nuclear norm of X'Y, so this is
+    `procrustes` (Harvey et al., 2024, "Duality of Bures and shape distances"), here under its other name.
+    """
+    return procrustes(x, y)
+
+
+def procrustes_distance(x: Rows, y: Rows) -> float:
+    """min |X Q - Y|_F over maps Q with orthonormal rows or columns, X and Y at unit norm, in [0, sqrt 2].
+
+    Williams et al. (2021), equation 4 with the orthogonal group; Ding et al. (2021). A metric between sets up to
+    shift, scale and rotation. It is computed from the residual itself, so equal sets are 1e-15 apart, where
+    sqrt(2 - 2 `procrustes`) would say 1e-8.
+    """
+    x_centred, y_centred = _unit_pair(x, y)
+    if x_centred.shape[1] > y_centred.shape[1]:
+        x_centred, y_centred = y_centred, x_centred
+    left, _, right = torch.linalg.svd(x_centred.T @ y_centred, full_matrices=False)
+    return float((x_centred @ (left @ right) - y_centred).norm())
+
+
+def procrustes_angle(x: Rows, y: Rows) -> float:
+    """arccos of `procrustes`, in [0, pi/2] radians: the geodesic distance (Williams et al., 2021, equation 5).
+
+    A metric. 2 arcsin(`procrustes_distance` / 2), which keeps small angles exact.
+    """
+    return 2 * math.asin(procrustes_distance(x, y) / 2)
+
+
+def _unit_pair(x: Rows, y: Rows) -> tuple[Tensor, Tensor]:
+    """Both centred, of unit Frobenius norm, with at most n columns."""
+    x_centred, y_centred = (_narrow(z) for z in as_pair(x, y))
+    return x_centred / x_centred.norm(), y_centred / y_centred.norm()
+
+
+def _narrow(x: Tensor) -> Tensor:
+    """The rows in a basis of at most n dimensions: the same inner products, fewer columns."""
+    return x if x.shape[1] <= len(x) else torch.linalg.qr(x.T, mode="r").R.T
 
 
 def _basis(x: Tensor, variance: float = 1.0) -> Tensor:
     """Orthonormal basis (n, rank) of the columns of centred x, largest variance first, cut at a share of variance."""
-    u, singular, _ = torch.linalg.svd(x, full_matrices=False)
+    u, singular, _ = torch.linalg.svd(_narrow(x), full_matrices=False)
     rank = int((singular > singular[0] * max(x.shape) * torch.finfo(x.dtype).eps).sum())
     if variance < 1:
         share = singular.square().cumsum(0) / singular.square().sum()
