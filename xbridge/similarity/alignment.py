@@ -70,9 +70,7 @@ def linear_r2(x: Rows, y: Rows, *, ridge: float = 0.0, leave_one_out: bool = Fal
 
 def _neuron_correlations(x: Rows, y: Rows) -> Tensor:
     if x.shape != y.shape:
-        raise ValueError(
-            f"neurons are compared one to one: expected equal shapes, got {tuple(x.shape)}, {tuple(y.shape)}"
-        )
+        raise ValueError(f"neurons are compared one to one: shapes differ, {tuple(x.shape)} and {tuple(y.shape)}")
     x_unit, y_unit = _unit_features(x, y)
     return (x_unit * y_unit).sum(dim=0)
 
