@@ -78,7 +78,7 @@ def estimate(
     stderr: Literal["jackknife", "bootstrap"] | None = "jackknife",
     num_permutations: int = 0,
     alternative: Literal["greater", "less"] = "greater",
-    groups: Rows | Sequence[int] | None = None,
+    groups: Tensor | np.ndarray | Sequence[int] | None = None,
     num_blocks: int = 20,
     num_replicates: int = 200,
     seed: int = 0,
@@ -121,7 +121,7 @@ def paired_difference(
     y: Rows,
     z: Rows,
     *,
-    groups: Rows | Sequence[int] | None = None,
+    groups: Tensor | np.ndarray | Sequence[int] | None = None,
     num_blocks: int = 20,
     seed: int = 0,
 ) -> Difference:
@@ -170,7 +170,7 @@ def _checked(sets: dict[str, Rows]) -> list[Tensor]:
     return list(rows.values())
 
 
-def _units(groups: Rows | Sequence[int] | None, n: int) -> list[Tensor]:
+def _units(groups: Tensor | np.ndarray | Sequence[int] | None, n: int) -> list[Tensor]:
     """The row numbers of each unit of examples that stay together."""
     if groups is None:
         units = list(torch.arange(n)[:, None])
