@@ -81,6 +81,20 @@ def test_declared_invariances_hold(facts, side, change, seed):
     assert facts(*after(facts, sets, side, change, seed)) == pytest.approx(facts(*sets), rel=tolerance, abs=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("facts", named([facts for facts in MEASURES if "shift" in facts.unchanged_x]))
+def test_rogue_features_of_300_deviations_and_low_precision_input_cost_nothing(facts, dtype):
+    """Against the same numbers centred in extended precision. LLM states hold such features (Timkey and van
+    Schijndel, 2021)."""
+    sets = data(facts, 0)
+    sets = [(z + torch.tensor([300.0, 0, 0, -100, 0])).to(dtype) for z in sets]
+    wide = [z.double().numpy().astype(np.longdouble) for z in sets]
+    shift = np.concatenate(wide).mean(0) if facts.compares == "two sets" else None
+    exact = [(z - (z.mean(0) if shift is None else shift)).astype(np.float64) for z in wide]
+    tolerance = LOOSE.get(facts.name, 1e-9)
+    assert facts(*sets) == pytest.approx(facts(*exact), rel=tolerance, abs=tolerance)
+
+
 @pytest.mark.parametrize(("facts", "side", "change"), cases(declared=False))
 def test_what_is_not_declared_changes_the_value(facts, side, change):
     differences = []
