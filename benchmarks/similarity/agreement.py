@@ -3,8 +3,8 @@
     .venv-peers/bin/python -m benchmarks.similarity.agreement          (make agreement)
 
 Every row runs one measure of xbridge and of one peer on the same data, in the regime in which the peer is right:
-float64, centred, unit mean squared row, a few hundred rows. Writes benchmarks/results/similarity-agreement.json and prints the
-table. tests/similarity/test_peers.py asserts each row that the installed libraries allow.
+float64, centred, unit mean squared row, a few hundred rows. Writes benchmarks/results/similarity-agreement.json and
+prints the table. tests/similarity/test_peers.py asserts each row that the installed libraries allow.
 """
 
 import importlib
