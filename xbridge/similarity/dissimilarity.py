@@ -201,13 +201,14 @@ def _ticks(squared: Tensor) -> Tensor:
 
 
 def _pairs(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Squared distances in x and in y of all pairs i < j, a block of rows at a time: (pairs,) each."""
+    """Squared distances in x and in y of all pairs i < j, some at a time: (pairs,) each."""
     size = _block_rows(len(x))
     for start in range(0, len(x) - 1, size):
         rows = slice(start, start + size)
         block_x, block_y = squared_distances(x[rows], x[start:]), squared_distances(y[rows], y[start:])
-        later = torch.ones(block_x.shape, dtype=torch.bool).triu(diagonal=1)
-        yield block_x[later], block_y[later]
+        i, j = torch.triu_indices(len(block_x), len(block_x), offset=1)
+        yield block_x[i, j], block_y[i, j]
+        yield block_x[:, len(block_x) :].flatten(), block_y[:, len(block_x) :].flatten()
 
 
 def _block_rows(n: int) -> int:
