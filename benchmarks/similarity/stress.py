@@ -179,7 +179,7 @@ def table(problem: dict[str, Any]) -> str:
 
 
 def shown(answer: dict[str, Any], *, precise: bool = False) -> str:
-    """A cell: the error, bold from 1e-3 on; "ok" below SEEN unless `precise`; what a clamp returned."""
+    """A cell: the error, bold from 1e-3 on; "ok" below SEEN unless `precise`; a bare 0 or 1 as such."""
     if "failed" in answer:
         return _reason(answer["failed"])
     value, error = answer["value"], answer["error"]
