@@ -69,14 +69,13 @@ struct TileKernels {
   void (*layer_products)(const float* c, int64_t layer_stride, int64_t count, int num_layers, double* totals);
 };
 
-// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds, and square roots
-// without a library call for negative arguments.
+// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds.
 #if defined(__clang__)
 #pragma clang fp contract(fast)
 #else
 #pragma GCC diagnostic ignored "-Wpsabi"
 #pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast", "no-math-errno")
+#pragma GCC optimize("fp-contract=fast")
 #endif
 
 namespace portable {

@@ -137,17 +137,6 @@ void squared_lengths(const Rows& rows, int64_t first, int64_t count, float* scra
   }
 }
 
-[[gnu::always_inline]] inline Vec square_root(const Vec& x) {
-#if defined(__clang__) && __has_builtin(__builtin_elementwise_sqrt)
-  return __builtin_elementwise_sqrt(x);
-#else
-  alignas(4 * lanes) float values[lanes];
-  __builtin_memcpy(values, &x, sizeof x);
-  for (int lane = 0; lane < lanes; ++lane) values[lane] = __builtin_sqrtf(values[lane]);
-  return *reinterpret_cast<const Vec*>(values);
-#endif
-}
-
 // 2^x - unit for x in [-126, 126]; unit 1 loses nothing where 2^x is near 1. Relative error of 2^x: 1e-8 and rounding.
 [[gnu::always_inline]] inline Vec exp2_minus(const Vec& x, float unit) {
   const float to_integer = 12582912.0f;  // 1.5 2^23: the sum's last bits are the nearest integer
@@ -162,9 +151,19 @@ void squared_lengths(const Rows& rows, int64_t first, int64_t count, float* scra
   return power * (p * r) + (power - unit);
 }
 
+// Newton's method from the bits of 1 / sqrt(x); compilers make a vector of square roots of scalar ones. Exactly 0 for 0.
+[[gnu::always_inline]] inline Vec square_root(const Vec& x) {
+  Vec inverse = (Vec)(0x5f3759df - ((IntVec)x >> 1));
+  const Vec half = 0.5f * x;
+  for (int step = 0; step < 2; ++step) inverse = inverse * (1.5f - (half * inverse) * inverse);
+  const Vec root = x * inverse;
+  return root + (0.5f * inverse) * (x - root * root);
+}
+
 // One row of kernel values from inner products: half_i + half_j - x_i . x_j is half the squared distance.
 template <bool root>
-[[gnu::always_inline]] inline void kernel_row(const Curve& curve, float half_length, const float* half_lengths, int64_t cols, float* c) {
+[[gnu::always_inline]] inline void kernel_row(const Curve& curve, float half_length, const float* half_lengths, int64_t cols,
+                                              float* c) {
   for (int64_t j = 0; j < cols; j += lanes) {
     Vec* value = reinterpret_cast<Vec*>(c + j);
     Vec distance = half_length + *reinterpret_cast<const Vec*>(half_lengths + j) - *value;
