@@ -281,7 +281,7 @@ def panel_rows(bench: Bench, rehearsal: bool) -> list[Row]:
 
 
 def neighbour_rows(bench: Bench, rehearsal: bool) -> list[Row]:
-    """Ten neighbours both ways, and the best margin over all pairs. Error: share of scores that float64 does not give."""
+    """Ten neighbours both ways, and the best margin over all pairs."""
     n, d, k = (60, 24, 3) if rehearsal else (1 << 18, 1024, 10)
     x, y = (torch.nn.functional.normalize(torch.randn(n, d, device=bench.device)).bfloat16() for _ in range(2))
     found = nearest_both_ways(x, y, k)
