@@ -5,5 +5,10 @@
 STABLE_TORCH_LIBRARY(xbridge, m) {
   m.def("ingest(Tensor x, Tensor shift, float scale, Tensor(a!) rows, Tensor(b!) squared_lengths) -> int");
   m.def("accumulate(Tensor(a!) total, Tensor values) -> ()");
+  m.def("pair_products(Tensor x, Tensor y, Tensor rows, Tensor columns, bool distances, Tensor(a!) out) -> ()");
+  m.def(
+      "scan_scores(Tensor block, Tensor add_rows, Tensor add_columns, Tensor divide_rows, Tensor divide_columns, "
+      "bool by_column, int first, int k, Tensor slack, Tensor(a!) scores, Tensor(b!) indices, Tensor(c!) counts, "
+      "Tensor(d!) thresholds) -> ()");
   m.def("cpu_features() -> str");
 }
