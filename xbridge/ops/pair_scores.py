@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from xbridge.ops.dispatch import Backend
+from xbridge.ops.factor_rows import Factors, factor_rows
 from xbridge.ops.pair_products import pair_products
 from xbridge.ops.scan_scores import Block
 
@@ -36,7 +37,6 @@ Metric: TypeAlias = Literal["cosine", "dot", "euclidean"]
 Margin: TypeAlias = Literal["ratio", "distance", "absolute"]
 BLOCK_ROWS = 1024
 PILOT_ROWS = 1024
-LARGEST = 1e150  # squares beyond it leave float64
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Side:
     add_N: Tensor
     near_N: Tensor | None = None  # mean cosine to the nearest rows of the other set, for margins
 
+    def factors(self, rows: slice | Tensor, other_D: Tensor, dtype: torch.dtype) -> Factors:
+        """Factors of some rows, (b, d), with their squared lengths and products with `other`."""
+        return factor_rows(self.rows_ND[rows], self.weight_N[rows], self.shift_D, other_D, dtype)
+
     def factor(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        """Factors of some rows, (b, d): computed in float64, rounded once."""
-        return (self.rows_ND[rows].double() * self.weight_N[rows, None] - self.shift_D).to(dtype)
+        """Factors of some rows, (b, d)."""
+        return self.factors(rows, self.shift_D, dtype).rows_ND
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,9 @@ def pair_scores(
     if metric not in ("cosine", "dot", "euclidean"):
         raise ValueError(f"metric must be cosine, dot or euclidean, not {metric!r}")
     same = is_same(x_ND, y_MD)
-    x_ND, largest_x_N = _checked(x_ND, metric, names[0])
-    y_MD, largest_y_M = (x_ND, largest_x_N) if same else _checked(y_MD, metric, names[1])
-    square_N = _squares(x_ND, backend)
-    square_M = square_N if same else _squares(y_MD, backend)
-    weight_N, weight_M = _weights(square_N, square_M, largest_x_N, largest_y_M, x_ND.shape[1], metric)
+    x_ND, square_N = _checked(x_ND, metric, names[0], backend)
+    y_MD, square_M = (x_ND, square_N) if same else _checked(y_MD, metric, names[1], backend)
+    weight_N, weight_M = _weights(square_N, square_M, metric)
     shift_x_D, shift_y_D = _pilot_mean(x_ND, weight_N), _pilot_mean(y_MD, weight_M)
     if metric == "euclidean":
         shift_x_D = shift_y_D
@@ -187,47 +189,45 @@ def is_same(x: Tensor, y: Tensor) -> bool:
     )
 
 
-def _checked(x_ND: Tensor, metric: Metric, name: str) -> tuple[Tensor, Tensor]:
-    """Rows, free of overflow in float64, and the largest magnitude of each: (n,) float64."""
+def _checked(x_ND: Tensor, metric: Metric, name: str, backend: Backend) -> tuple[Tensor, Tensor]:
+    """Rows whose squares float64 holds, and these squares |x|^2: (n,) float64."""
     x_ND = x_ND.detach() if x_ND.is_floating_point() else x_ND.detach().double()
-    low_N, high_N = x_ND.aminmax(dim=1)
-    largest_N = torch.maximum(low_N.abs(), high_N.abs()).double()
-    bad_N = ~torch.isfinite(largest_N)
+    if metric == "cosine" and x_ND.dtype == torch.float64:
+        x_ND = _near_one(x_ND)
+    own_N = torch.arange(len(x_ND), device=x_ND.device)
+    square_N = pair_products.on(backend, x_ND, x_ND, own_N, own_N)
+    bad_N = ~torch.isfinite(square_N)
     if bad_N.any():
-        raise ValueError(f"{name}: row {int(bad_N.nonzero()[0])} holds NaN or infinity")
-    if metric != "cosine":
-        if (largest_N > LARGEST).any():
-            row = int((largest_N > LARGEST).nonzero()[0])
-            raise ValueError(f"{name}: row {row} holds a number above {LARGEST:g}, whose square is not; scale the rows")
-        return x_ND, largest_N
-    if (largest_N == 0).any():
-        raise ValueError(f"{name}: row {int((largest_N == 0).nonzero()[0])} is zero; its cosine is undefined")
-    if x_ND.dtype == torch.float64 and (largest_N.max() > 2.0**100 or largest_N.min() < 2.0**-100):
-        exponent_N = torch.frexp(largest_N).exponent  # powers of two, in two steps, for 2^1074: no cosine changes
-        half_N = -exponent_N // 2
-        x_ND = torch.ldexp(torch.ldexp(x_ND, half_N[:, None]), (-exponent_N - half_N)[:, None])
-    return x_ND, largest_N
+        row = int(bad_N.nonzero()[0])
+        if torch.isfinite(x_ND[row]).all():
+            raise ValueError(f"{name}: row {row} is too long: its square is beyond float64; scale the rows")
+        raise ValueError(f"{name}: row {row} holds NaN or infinity")
+    if metric == "cosine" and (square_N == 0).any():
+        raise ValueError(f"{name}: row {int((square_N == 0).nonzero()[0])} is zero; its cosine is undefined")
+    return x_ND, square_N
 
 
-def _squares(x_ND: Tensor, backend: Backend) -> Tensor:
-    own = torch.arange(len(x_ND), device=x_ND.device)
-    return pair_products.on(backend, x_ND, x_ND, own, own)
+def _near_one(x_ND: Tensor) -> Tensor:
+    """float64 rows times powers of two, which change no cosine, where squares might leave the range."""
+    low_N, high_N = x_ND.aminmax(dim=1)
+    largest_N = torch.maximum(low_N.abs(), high_N.abs())
+    regular_N = (largest_N == 0) | ~torch.isfinite(largest_N) | ((largest_N < 2.0**100) & (largest_N > 2.0**-100))
+    if regular_N.all():
+        return x_ND
+    exponent_N = torch.where(regular_N, 0, -torch.frexp(largest_N).exponent)
+    half_N = exponent_N // 2  # two steps: 2^1074 itself is beyond float64
+    return torch.ldexp(torch.ldexp(x_ND, half_N[:, None]), (exponent_N - half_N)[:, None])
 
 
-def _weights(
-    square_N: Tensor, square_M: Tensor, largest_N: Tensor, largest_M: Tensor, d: int, metric: Metric
-) -> tuple[Tensor, Tensor]:
+def _weights(square_N: Tensor, square_M: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
     """Weights of the rows of x and y: 1 / |x|, or one power of two that makes the longest row about 1."""
     if metric == "cosine":
         return square_N.rsqrt(), square_M.rsqrt()
-    largest_x, largest_y = float(largest_N.max()), float(largest_M.max())
+    longest_x, longest_y = math.sqrt(square_N.max()), math.sqrt(square_M.max())
     if metric == "euclidean":
-        largest_x = largest_y = max(largest_x, largest_y)
-
-    def power(largest: float) -> float:
-        return 2.0 ** -max(-1000, math.frexp(largest * math.sqrt(d))[1])
-
-    return torch.full_like(square_N, power(largest_x)), torch.full_like(square_M, power(largest_y))
+        longest_x = longest_y = max(longest_x, longest_y)
+    power_x, power_y = (2.0 ** -math.frexp(longest)[1] for longest in (longest_x, longest_y))
+    return torch.full_like(square_N, power_x), torch.full_like(square_M, power_y)
 
 
 def _pilot_mean(x_ND: Tensor, weight_N: Tensor) -> Tensor:
@@ -249,11 +249,8 @@ def _side(
     length_N, add_N = torch.empty_like(weight_N), torch.empty_like(weight_N)
     for start in range(0, len(x_ND), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        factor_BD = side.factor(rows, torch.float64)
-        length_N[rows] = torch.linalg.vector_norm(factor_BD, dim=1)
-        if metric == "cosine":
-            add_N[rows] = factor_BD @ other_shift_D + shift_D @ other_shift_D / 2
-    if metric == "euclidean":
-        add_N = -length_N.square() / 2
+        _, square_B, product_B = side.factors(rows, other_shift_D, torch.float32)
+        length_N[rows], add_N[rows] = square_B.sqrt(), product_B
+    add_N = -length_N.square() / 2 if metric == "euclidean" else add_N + shift_D @ other_shift_D / 2
     length_N = (length_N + safe) * (1 + 2.0**-30)
     return replace(side, size_N=torch.ones_like(size_N) if metric == "cosine" else length_N, length_N=length_N, add_N=add_N)
