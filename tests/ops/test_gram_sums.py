@@ -101,7 +101,7 @@ def test_sums_are_those_of_kernel_matrices_for_any_number_of_features(sums, d):
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4, 5, 7, 13, 64])
 def test_products_of_all_pairs_of_layers(sums, num_layers):
-    given, gammas = layers_of(130, [2 + l % 5 for l in range(num_layers)]), gammas_of(num_layers, "rbf")
+    given, gammas = layers_of(130, [2 + layer % 5 for layer in range(num_layers)]), gammas_of(num_layers, "rbf")
     assert_sums(sums(*given, "rbf", gammas), kernel_matrices(*given, "rbf", gammas), SUM["rbf"])
 
 
@@ -196,7 +196,7 @@ def test_products_and_row_sums_are_symmetric_under_reordering_of_rows(sums):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_named(sums, kernel, bad):
-    layers, shifts, scales = layers_of(120, (8, 8))
+    layers, _, scales = layers_of(120, (8, 8))
     layers[1][97, 5] = bad
     with pytest.raises(RuntimeError, match="layer 1, row 97 is not finite"):
         sums(layers, [torch.zeros(8)] * 2, scales, kernel, gammas_of(2, kernel))

@@ -39,38 +39,47 @@ def hollow(k):
 
 
 def test_worked_by_hand(products):
-    """k joins 0 and 1 by 2, l joins 1 and 2 by 3; only o = (1, 2, 0) maps the pair (0, 1) to (1, 2): 2 * 2 * 3."""
-    k, l = torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)
-    k[0, 0, 1] = k[0, 1, 0] = 2
-    l[0, 1, 2] = l[0, 2, 1] = 3
-    assert products(k, l, torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])).flatten().tolist() == [0, 12, 0]
+    """The left joins 0 and 1 by 2, the right 1 and 2 by 3; only o = (1, 2, 0) maps (0, 1) to (1, 2): 2 * 2 * 3."""
+    left, right = torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)
+    left[0, 0, 1] = left[0, 1, 0] = 2
+    right[0, 1, 2] = right[0, 2, 1] = 3
+    assert products(left, right, torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])).flatten().tolist() == [0, 12, 0]
 
 
 @pytest.mark.parametrize(
     ("left", "right", "n", "num"),
-    [(1, 1, 1, 2), (1, 1, 2, 3), (2, 3, 17, 4), (5, 8, 40, 3), (7, 9, 64, 3), (13, 20, 65, 2), (6, 33, 30, 2), (3, 1, 1100, 2)],
-)  # fmt: skip
+    [
+        (1, 1, 1, 2),
+        (1, 1, 2, 3),
+        (2, 3, 17, 4),
+        (5, 8, 40, 3),
+        (7, 9, 64, 3),
+        (13, 20, 65, 2),
+        (6, 33, 30, 2),
+        (3, 1, 1100, 2),
+    ],
+)
 def test_products_are_those_of_permuted_copies(products, left, right, n, num):
     """Groups of layers on the right are 4 to 32 wide; 1,100 rows need more than one block and one float32 sum."""
-    k, l, orders = matrices(left, n, 0), matrices(right, n, 1), orders_of(num, n)
-    found = products(k, l, orders)
+    k_left, k_right, orders = matrices(left, n, 0), matrices(right, n, 1), orders_of(num, n)
+    found = products(k_left, k_right, orders)
     for p, order in enumerate(orders):
-        a, b = hollow(k).flatten(1), hollow(l[:, order][:, :, order]).flatten(1)
+        a, b = hollow(k_left).flatten(1), hollow(k_right[:, order][:, :, order]).flatten(1)
         assert bool(((found[p] - a @ b.T).abs() <= 1e-6 * (a.abs() @ b.abs().T)).all())
 
 
 def test_permuting_one_side_is_permuting_the_other_back(products):
-    k, l, orders = matrices(3, 50, 0), matrices(4, 50, 1), orders_of(5, 50)
+    left, right, orders = matrices(3, 50, 0), matrices(4, 50, 1), orders_of(5, 50)
     back = orders.argsort(dim=1)
-    assert torch.allclose(products(k, l, orders), products(l, k, back).mT, rtol=1e-5, atol=1e-3)
+    assert torch.allclose(products(left, right, orders), products(right, left, back).mT, rtol=1e-5, atol=1e-3)
 
 
 def test_nan_stays_in_its_layer(products):
     """A layer without variance has a kernel matrix of NaN; its neighbours must not be touched."""
-    k, l, orders = matrices(3, 20, 0), matrices(3, 20, 1), orders_of(2, 20)
-    expected = products(k, l, orders)
-    k[1], l[2] = torch.nan, torch.nan
-    found = products(k, l, orders)
+    left, right, orders = matrices(3, 20, 0), matrices(3, 20, 1), orders_of(2, 20)
+    expected = products(left, right, orders)
+    left[1], right[2] = torch.nan, torch.nan
+    found = products(left, right, orders)
     assert bool(found[:, 1].isnan().all())
     assert bool(found[:, :, 2].isnan().all())
     assert torch.allclose(found[:, ::2, :2], expected[:, ::2, :2], rtol=1e-12)
@@ -88,12 +97,12 @@ def test_what_is_no_permutation_is_refused(products, row):
 
 @pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 def test_bits_do_not_depend_on_the_number_of_threads_or_the_run():
-    k, l, orders = matrices(5, 90, 0), matrices(6, 90, 1), orders_of(7, 90)
+    left, right, orders = matrices(5, 90, 0), matrices(6, 90, 1), orders_of(7, 90)
     before, seen = torch.get_num_threads(), []
     try:
         for num_threads in (1, 2, 3, 2, 1):
             torch.set_num_threads(num_threads)
-            seen.append(native.permuted_products(k, l, orders))
+            seen.append(native.permuted_products(left, right, orders))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found, seen[0]) for found in seen[1:])
@@ -101,8 +110,10 @@ def test_bits_do_not_depend_on_the_number_of_threads_or_the_run():
 
 @pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 def test_a_permutation_does_not_depend_on_its_company():
-    k, l, orders = matrices(5, 90, 0), matrices(6, 90, 1), orders_of(7, 90)
-    assert torch.equal(native.permuted_products(k, l, orders)[3], native.permuted_products(k, l, orders[3:4])[0])
+    left, right, orders = matrices(5, 90, 0), matrices(6, 90, 1), orders_of(7, 90)
+    assert torch.equal(
+        native.permuted_products(left, right, orders)[3], native.permuted_products(left, right, orders[3:4])[0]
+    )
 
 
 @pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())

@@ -1,4 +1,4 @@
-"""`permuted_products` in C++ (csrc/cpu/permuted_products.cpp): one look-up by a permutation serves all pairs of layers."""
+"""`permuted_products` in C++ (csrc/cpu/permuted_products.cpp): one look-up by a permutation serves all pairs."""
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ def permuted_products(k: Tensor, l: Tensor, orders: Tensor) -> Tensor:  # noqa: 
     return found
 
 
-if not why_unavailable():
+def _shape(k: Tensor, l: Tensor, orders: Tensor) -> Tensor:  # noqa: E741
+    return k.new_empty(orders.shape[0], k.shape[0], l.shape[0], dtype=torch.float64)
 
-    @torch.library.register_fake("xbridge::permuted_products")
-    def _shape(k: Tensor, l: Tensor, orders: Tensor) -> Tensor:  # noqa: E741
-        return k.new_empty(orders.shape[0], k.shape[0], l.shape[0], dtype=torch.float64)
+
+if not why_unavailable():
+    torch.library.register_fake("xbridge::permuted_products", _shape)
