@@ -1,9 +1,10 @@
-"""What differs between families of multilingual models: language tokens, sequence layouts, encoder states.
+"""What differs between families of multilingual models: language tokens and sequence layouts.
 
 A layout is a template of symbols around the text. The whole decoder sequence is `target_prefix X </s>`: its prefix is
 given to the decoder, in training and in generation, and the first scored prediction is X's first token. So mBART-50
 (Tang et al., 2020) reads source `[lang] X </s>` and decodes `</s> [lang] X </s>`; the label at the language code is
-never scored. Internal codes (`deu_Latn`) are mapped to a family's own tokens here and nowhere else.
+never scored. Internal codes (`deu_Latn`) are mapped to a family's own tokens here and nowhere else. A model of
+another type has no language tokens; its texts stand as its tokenizer's own template puts them.
 """
 
 import re
@@ -17,7 +18,7 @@ from xbridge.data.languages import from_tag
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Symbol = Literal["language", "eos", "pad"]
+Symbol = Literal["language", "eos", "pad"] | int  # a number is a token id of the vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,20 @@ class Conventions:
             raise UserError(f"{language}: the tokenizer has no token for this language; it has {known}")
         return self.languages[language]
 
+    def check_language(self, language: str) -> None:
+        """`UserError` for a language that the layout has a token for and the vocabulary has not."""
+        if "language" in (*self.family.source_prefix, *self.family.source_suffix, *self.family.target_prefix):
+            self.language_id(language)
+
+    def num_around(self) -> int:
+        """Most tokens that stand around a text in the encoder, or before it in the decoder."""
+        return max(len(self.family.source_prefix) + len(self.family.source_suffix), len(self.family.target_prefix))
+
     def _ids(self, symbols: Sequence[Symbol], language: str) -> list[int]:
-        values = {"eos": self.eos, "pad": self.pad}
-        return [self.language_id(language) if symbol == "language" else values[symbol] for symbol in symbols]
+        return [symbol if isinstance(symbol, int) else self._id(symbol, language) for symbol in symbols]
+
+    def _id(self, symbol: str, language: str) -> int:
+        return self.language_id(language) if symbol == "language" else {"eos": self.eos, "pad": self.pad}[symbol]
 
 
 def conventions_of(model_type: str, tokenizer: Any) -> Conventions:
@@ -126,6 +138,60 @@ def conventions_of(model_type: str, tokenizer: Any) -> Conventions:
     )
 
 
+def conventions_for(model: "nn.Module", tokenizer: Any) -> Conventions:
+    """The conventions of a model: its family's, or for a type that no family has its tokenizer's template."""
+    whole: Any = model
+    if any(whole.config.model_type in family.model_types for family in FAMILIES):
+        return conventions_of(whole.config.model_type, tokenizer)
+    return template_of(whole, tokenizer)
+
+
+def template_of(model: Any, tokenizer: Any) -> Conventions:
+    """Conventions without language tokens: around a text stands what the tokenizer itself puts there."""
+    before, after = _around_text(tokenizer)
+    starts: list[int] = []
+    if model.config.is_encoder_decoder:
+        places = (model.config, model.generation_config)
+        found = (getattr(place, "decoder_start_token_id", None) for place in places)
+        starts = [token for token in found if token is not None]
+        if not starts:
+            raise UserError(
+                f"a model of type {model.config.model_type!r} that does not say what its decoder starts with; "
+                "set decoder_start_token_id in its config.json"
+            )
+    family = Family(
+        name="template",
+        model_types=(model.config.model_type,),
+        code="",
+        source_prefix=tuple(before),
+        source_suffix=tuple(after),
+        target_prefix=tuple(starts[:1]),
+    )
+    ends = [tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
+    eos = next((token for token in ends if token is not None), 0)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    return Conventions(family, {}, eos, pad, tokenizer.mask_token_id)
+
+
+def _around_text(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text."""
+    text = "a"
+    bare, whole = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if bare and whole[start : start + len(bare)] == bare:
+            return list(whole[:start]), list(whole[start + len(bare) :])
+    raise UserError(f"this {type(tokenizer).__name__} does not keep a text together between its special tokens")
+
+
+def max_positions(model: "nn.Module") -> int:
+    """Longest sequence in tokens, special tokens counted; 512 where the model has no limit of its own."""
+    whole: Any = model
+    positions = int(getattr(whole.config, "max_position_embeddings", None) or 512)
+    table = getattr(getattr(whole.base_model, "embeddings", None), "position_embeddings", None)
+    reserved = getattr(table, "padding_idx", None)  # RoBERTa numbers positions from here on
+    return positions if reserved is None else positions - reserved - 1
+
+
 def encode_source(
     texts: Sequence[str], language: str, tokenizer: Any, conventions: Conventions, *, max_tokens: int
 ) -> dict[str, "Tensor"]:
@@ -141,20 +207,6 @@ def encode_source(
         input_ids[index, : len(row)] = torch.tensor(row)
     lengths = torch.tensor([len(row) for row in rows])
     return {"input_ids": input_ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
-
-
-def num_encoder_layers(model: "nn.Module") -> int:
-    """L; the sites are `encoder.0` (embeddings) .. `encoder.L` (what the decoder reads)."""
-    config: Any = model.config
-    return int(getattr(config, "encoder_layers", None) or config.num_hidden_layers)
-
-
-def encode(model: "nn.Module", input_ids: "Tensor", attention_mask: "Tensor") -> list["Tensor"]:
-    """Encoder states of every site, L + 1 tensors (batch, len, d); the last has the final layer norm."""
-    whole: Any = model
-    encoder = whole.get_encoder() if whole.config.is_encoder_decoder else whole.base_model
-    output = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-    return [*output.hidden_states[:-1], output.last_hidden_state]
 
 
 def generate(

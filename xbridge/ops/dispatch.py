@@ -1,8 +1,8 @@
 """An operator is its reference, in plain PyTorch; faster backends stand beside it under the same name.
 
-`ops/native/<op>.py` and `ops/triton/<op>.py` define `<op>(...)` with the reference's parameters, and `why_not(...)` with
-the same ones: "" or the reason why this call cannot run there. The first of native, triton and reference that can, does.
-XBRIDGE_BACKEND=reference (or native, triton) decides for every call that asks for "auto".
+`ops/native/<op>.py` and `ops/triton/<op>.py` define `<op>(...)` with the reference's parameters, and `why_not(...)`
+with the same ones: "" or the reason why this call cannot run there. Of native, triton and reference, the first that can
+runs it. XBRIDGE_BACKEND=reference (or native, triton) decides for every call that asks for "auto".
 """
 
 import functools
