@@ -7,6 +7,30 @@
   return x < smallest_normal && x > -smallest_normal ? Vec{} : x;
 }
 
+// In rolled loops: unrolled, they take the compiler minutes.
+[[gnu::noinline]] void multiply_add_emulated(Word* sum, const Word* left, const Word* right) {
+  Vec b[tile_rows][2];
+#pragma GCC unroll 1
+  for (int k = 0; k < tile_rows; ++k) {
+    b[k][0] = without_subnormals((Vec)(right[k] << 16));
+    b[k][1] = without_subnormals((Vec)(right[k] & 0xffff0000u));
+  }
+#pragma GCC unroll 1
+  for (int row = 0; row < tile_rows; ++row) {
+    alignas(64) float even[lanes], odd[lanes];
+    *reinterpret_cast<Vec*>(even) = without_subnormals((Vec)(left[row] << 16));
+    *reinterpret_cast<Vec*>(odd) = without_subnormals((Vec)(left[row] & 0xffff0000u));
+    Vec even_sum = {}, odd_sum = {};
+#pragma GCC unroll 1
+    for (int k = 0; k < tile_rows; ++k) {
+      even_sum = without_subnormals(even_sum + even[k] * b[k][0]);
+      odd_sum = without_subnormals(odd_sum + odd[k] * b[k][1]);
+    }
+    const Vec both = without_subnormals(even_sum + odd_sum);
+    sum[row] = (Word)without_subnormals(without_subnormals((Vec)sum[row]) + both);
+  }
+}
+
 struct Tiles {
   alignas(64) Word rows[8][tile_rows];
 
@@ -35,21 +59,6 @@ struct Tiles {
 
   template <int sum, int left, int right>
   void multiply_add() {
-    Vec b[tile_rows][2];
-    for (int k = 0; k < tile_rows; ++k) {
-      b[k][0] = without_subnormals((Vec)(rows[right][k] << 16));
-      b[k][1] = without_subnormals((Vec)(rows[right][k] & 0xffff0000u));
-    }
-    for (int row = 0; row < tile_rows; ++row) {
-      const Vec a[2] = {without_subnormals((Vec)(rows[left][row] << 16)), without_subnormals((Vec)(rows[left][row] & 0xffff0000u))};
-      Vec sums[2] = {};
-      for (int k = 0; k < tile_rows; ++k) {
-        for (int parity = 0; parity < 2; ++parity) {
-          sums[parity] = without_subnormals(sums[parity] + a[parity][k] * b[k][parity]);
-        }
-      }
-      const Vec both = without_subnormals(sums[0] + sums[1]);
-      rows[sum][row] = (Word)without_subnormals(without_subnormals((Vec)rows[sum][row]) + both);
-    }
+    multiply_add_emulated(rows[sum], rows[left], rows[right]);
   }
 };

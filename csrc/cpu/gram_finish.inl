@@ -1,15 +1,13 @@
 // From a tile of inner products to kernel values and their sums. Included once per instruction set, inside a namespace
 // that defines `lanes`, `Vec` and `IntVec`; includes nothing.
 
+// Newton's method from the bits of 1 / sqrt(x); compilers make a vector of square roots of scalar ones. Exactly 0 for 0.
 [[gnu::always_inline]] inline Vec square_root(const Vec& x) {
-#if defined(__clang__) && __has_builtin(__builtin_elementwise_sqrt)
-  return __builtin_elementwise_sqrt(x);
-#else
-  alignas(4 * lanes) float values[lanes];
-  __builtin_memcpy(values, &x, sizeof x);
-  for (int lane = 0; lane < lanes; ++lane) values[lane] = __builtin_sqrtf(values[lane]);
-  return *reinterpret_cast<const Vec*>(values);
-#endif
+  Vec inverse = (Vec)(0x5f3759df - ((IntVec)x >> 1));
+  const Vec half = 0.5f * x;
+  for (int step = 0; step < 2; ++step) inverse = inverse * (1.5f - (half * inverse) * inverse);
+  const Vec root = x * inverse;
+  return root + (0.5f * inverse) * (x - root * root);
 }
 
 // 2^x - unit for x in [-126, 126]; unit 1 loses nothing where 2^x is near 1. Relative error of 2^x: 1e-8 and rounding.
