@@ -253,4 +253,6 @@ def _side(
         length_N[rows], add_N[rows] = square_B.sqrt(), product_B
     add_N = -length_N.square() / 2 if metric == "euclidean" else add_N + shift_D @ other_shift_D / 2
     length_N = (length_N + safe) * (1 + 2.0**-30)
-    return replace(side, size_N=torch.ones_like(size_N) if metric == "cosine" else length_N, length_N=length_N, add_N=add_N)
+    return replace(
+        side, size_N=torch.ones_like(size_N) if metric == "cosine" else length_N, length_N=length_N, add_N=add_N
+    )
