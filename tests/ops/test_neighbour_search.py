@@ -109,7 +109,7 @@ def test_tiles_threads_and_directions_do_not_change_a_bit(monkeypatch):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("tile", [2048, 50, 1])
+@pytest.mark.parametrize("tile", [2048, 50, 17])
 def test_one_set_with_itself_uses_half_the_blocks_and_leaves_out_the_row(monkeypatch, backend, metric, tile):
     monkeypatch.setattr(neighbour_search, "SQUARE_TILE", tile)
     x = torch.cat([normal(60, 9), normal(60, 9)[::3], normal(30, 9, seed=2)])
@@ -231,7 +231,7 @@ def test_margins_are_those_of_extended_precision_with_negative_means_too(backend
     near_x = np.sort(cosine, axis=1)[:, -k:].mean(1)
     near_y = np.sort(cosine, axis=0)[-k:].mean(0)
     base = (near_x[:, None] + near_y[None]) / 2
-    assert (base < 0).any() == (margin != "" and shift >= 0 and bool((base < 0).any()))
+    assert (base < 0).any()
     dense = {"ratio": cosine / base, "distance": cosine - base, "absolute": cosine}[margin]
     found = margin_scores(x, y, k, margin, backend=backend)
     assert found.forward_index.tolist() == dense.argmax(1).tolist()
@@ -295,9 +295,9 @@ def test_native_factors_are_those_of_the_definition(dtype, d):
     x, vectors = normal(13, d, dtype=dtype), normal(3, max(13, d), seed=1, dtype=torch.float64)
     call = (x, vectors[0, :13], vectors[1, :d], vectors[2, :d], torch.float32)
     found, expected = factor_rows.on("native", *call), factor_rows.on("reference", *call)
-    assert torch.equal(found.rows_ND, expected.rows_ND)
-    torch.testing.assert_close(found.squares_N, expected.squares_N, rtol=1e-13, atol=0)
-    torch.testing.assert_close(found.products_N, expected.products_N, rtol=1e-11, atol=1e-13)
+    assert torch.equal(found.rows, expected.rows)
+    torch.testing.assert_close(found.squares, expected.squares, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.products, expected.products, rtol=1e-11, atol=1e-13)
 
 
 @native
@@ -321,11 +321,11 @@ def test_lists_keep_every_score_that_slack_cannot_exclude(by_column, divides):
 @native
 def test_a_list_that_overflows_is_given_up():
     block = Block(torch.ones(2, 500), torch.zeros(2), torch.zeros(500))
-    block.values_BM[0, :4] = torch.tensor([5.0, 4.0, 3.0, 2.0])
+    block.values[0, :4] = torch.tensor([5.0, 4.0, 3.0, 2.0])
     for backend in ("native", "reference"):
         lists = new_lists(torch.full((2,), 0.1, dtype=torch.float64), 3, 30)
         scan_scores.on(backend, block, lists, 3, 0, False)
-        assert lists.counts_L[1] == -1
+        assert lists.counts[1] == -1
         rows, columns, _ = lists.pairs(3)
         assert (rows.tolist(), columns.tolist()) == ([0, 0, 0], [0, 1, 2])
 
