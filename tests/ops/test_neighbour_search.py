@@ -225,8 +225,8 @@ def test_lists_and_definition_agree_on_any_data(n, m, d, k, metric, seed, step, 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_margins_are_those_of_extended_precision_with_negative_means_too(backend, margin, shift):
     x, y, k = normal(80, 5) + shift, normal(130, 5, seed=1) + shift, 4
-    x[:20] = -normal(20, 5).abs() - 1  # far from every target: negative cosines to their nearest
-    y[:, 0] = y[:, 0].abs() + 1
+    axis = torch.eye(5)[0]
+    y, x[:20] = 0.5 * y + 3 * axis, 0.2 * x[:20] - 3 * axis  # opposite to every target
     cosine = oracle_scores(x, y, "cosine")
     near_x = np.sort(cosine, axis=1)[:, -k:].mean(1)
     near_y = np.sort(cosine, axis=0)[-k:].mean(0)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from xbridge.ops.dispatch import checked
 from xbridge.ops.pair_scores import PairScores
-from xbridge.ops.scan_scores import Lists, just_below, new_lists, scan_scores
+from xbridge.ops.scan_scores import Lists, new_lists, scan_scores
 
 DENSE_ELEMENTS = 1 << 22  # float64 scores held at once: 32 MB
-TILE_ROWS, TILE_COLUMNS = 1024, 8192  # float32 scores held at once: 32 MB
+TILE_ROWS, TILE_COLUMNS = 1024, 4096  # float32 scores held at once: 16 MB, as in a square tile
 SQUARE_TILE = 2048
 
 

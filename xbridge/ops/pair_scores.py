@@ -145,7 +145,8 @@ class PairScores:
     def _slack_of_ratio(self, slack_N: Tensor, unit: float) -> Tensor:
         """Of s / h with h = (r_i + r_j) / 2, given that of s, |s| <= 1. It holds for h well above its own rounding.
 
-        |s'/h' - s/h| <= |s' - s| / h' + |s| |h - h'| / (h h') + roundings of s/h, where |h - h'| <= 6 u (|r_i| + |r_j|)/2
+        |s'/h' - s/h| <= |s' - s| / h' + |s| |h - h'| / (h h') + roundings of s/h, where
+        |h - h'| <= 6 u (|r_i| + |r_j|) / 2
         """
         assert self.x.near is not None
         assert self.y.near is not None
