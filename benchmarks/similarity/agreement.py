@@ -72,6 +72,11 @@ def layers(x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return [x, x + 0.5 * y, y.square()], [y, x * y, x[:, :7]]
 
 
+def _first(x: Tensor, y: Tensor) -> sets.Pair:
+    """Their first 80 rows, centred again."""
+    return x[:80] - x[:80].mean(0), y[:80] - y[:80].mean(0)
+
+
 def unbiased(x: Tensor, y: Tensor) -> Value:
     """Linear."""
     return similarity.cka(x, y)
@@ -221,6 +226,9 @@ ROWS: tuple[Row, ...] = (
     Row("linear CKA, biased", "rsatoolbox compare('cosine_cov')", "rsatoolbox",
         f"{PLAIN}; whitened RDM similarity is linear CKA (Diedrichsen et al., 2020)", biased,
         lambda x, y: peers.rsatoolbox_compare(x, y, "cosine_cov")),
+    Row("linear CKA, biased", "deep-reps centered_kernel_alignment", "deep-reps", f"{PLAIN} (not off centre)",
+        lambda x, y: biased(*_first(x, y)),
+        lambda x, y: float(peers.deep_reps("rsm_measures").centered_kernel_alignment(*_first(x, y)))),
     Row("linear CKA, minibatch", "pytorch-cka compute_cka", "pytorch-cka", PLAIN, minibatch,
         lambda x, y: as_float(peers.pytorch_cka_batches([x], [y], BATCH))),
     Row("linear CKA, minibatch", "cka-pytorch CKACalculator", "cka-pytorch", f"{PLAIN}; epsilon=0", minibatch,

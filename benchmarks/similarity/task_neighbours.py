@@ -4,6 +4,7 @@ The error is the largest difference between a returned index and the float64 one
 that all are exact.
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from xbridge.ops.nearest_both_ways import nearest_both_ways
 
 from benchmarks.similarity import peers
 from benchmarks.similarity.measure import Answer, Case, Sizes, Task
@@ -63,6 +63,8 @@ def _timed(search: Callable[[Tensor, Tensor], Any], sizes: Sizes) -> Callable[[]
 
 
 def _both_ways(sizes: Sizes) -> Callable[[], Any]:
+    nearest_both_ways = importlib.import_module("xbridge.ops.nearest_both_ways").nearest_both_ways
+
     def search(x: Tensor, y: Tensor) -> Any:
         _, forward, _, backward = nearest_both_ways(*_unit(x, y), sizes["k"])
         return _sample(forward, backward)
