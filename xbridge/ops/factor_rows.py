@@ -11,9 +11,9 @@ from xbridge.ops.dispatch import op
 class Factors(NamedTuple):
     """What `factor_rows` returns."""
 
-    rows_ND: Tensor  # (n, d) x weight - shift, rounded once
-    squares_N: Tensor  # (n,) float64: squared lengths
-    products_N: Tensor  # (n,) float64: products with another vector
+    rows: Tensor  # (n, d) x weight - shift, rounded once
+    squares: Tensor  # (n,) float64: squared lengths
+    products: Tensor  # (n,) float64: products with another vector
 
 
 @op

@@ -99,9 +99,7 @@ def margin_scores(
         near_source_N, near_target_M = (fold(side.scores) / side.scores.shape[1] for side in (forward, backward))
         scores = scores.with_margin(margin, near_source_N, near_target_M)
     forward, backward = search(scores, 1, both_ways=True)
-    return MarginScores(
-        forward.indices[:, 0], forward.scores[:, 0], backward.indices[:, 0], backward.scores[:, 0]
-    )
+    return MarginScores(forward.indices[:, 0], forward.scores[:, 0], backward.indices[:, 0], backward.scores[:, 0])
 
 
 def _check_pair(x: Tensor, y: Tensor, k: int) -> None:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from xbridge.ops.dispatch import checked
 from xbridge.ops.pair_scores import PairScores
-from xbridge.ops.scan_scores import Lists, just_below, new_lists, scan_scores
+from xbridge.ops.scan_scores import Lists, new_lists, scan_scores
 
 DENSE_ELEMENTS = 1 << 22  # float64 scores held at once: 32 MB
-TILE_ROWS, TILE_COLUMNS = 1024, 8192  # float32 scores held at once: 32 MB
+TILE_ROWS, TILE_COLUMNS = 1024, 4096  # float32 scores held at once: 16 MB, as in a square tile
 SQUARE_TILE = 2048
 
 
@@ -39,7 +39,7 @@ def search(scores: PairScores, k: int, *, both_ways: bool = False, exclude_self:
     k is cut to the number of others there are. `exclude_self` leaves out pair (i, i).
     Cost: n m d multiply-adds for one or both directions, half of it where x and y are one set.
     """
-    n, m = len(scores.x.weight_N), len(scores.y.weight_N)
+    n, m = len(scores.x.weight), len(scores.y.weight)
     num_left_out = 1 if exclude_self else 0
     k_x, k_y = min(k, m - num_left_out), min(k, n - num_left_out)
     small = min(n, m) <= 2 * _capacity(k)  # lists would hold most of it
@@ -52,7 +52,7 @@ def search(scores: PairScores, k: int, *, both_ways: bool = False, exclude_self:
 
 def dense(scores: PairScores, rows_R: Tensor, k: int, exclude_self: bool) -> Nearest:
     """`search` in one direction for some rows, (r,) int64, by float64 products and no lists."""
-    num_columns = len(scores.y.weight_N)
+    num_columns = len(scores.y.weight)
     slack_N = scores.slack(torch.float64)
     found = Nearest(
         torch.empty(len(rows_R), k, dtype=torch.float64, device=rows_R.device),
@@ -81,10 +81,9 @@ def screened(scores: PairScores, k_x: int, k_y: int, exclude_self: bool) -> tupl
     """`search` by way of lists. k_y 0: one direction."""
     same = scores.x is scores.y
     forward = new_lists(scores.slack(torch.float32), k_x, _capacity(k_x))
-    if same:
-        backward = forward
-    else:
-        backward = new_lists(scores.flipped().slack(torch.float32), k_y, _capacity(k_y)) if k_y else None
+    backward: Lists | None = forward if same else None
+    if k_y and not same:
+        backward = new_lists(scores.flipped().slack(torch.float32), k_y, _capacity(k_y))
     _scan_all(scores, forward, backward, k_x, k_y, exclude_self)
     found = _settle(scores, forward, k_x, exclude_self)
     if not k_y:
@@ -99,7 +98,7 @@ def _scan_all(
 ) -> None:
     """Every block once. Where x and y are one set, blocks above the diagonal stand for those below."""
     x, y, same = scores.x, scores.y, scores.x is scores.y
-    n, m = len(x.weight_N), len(y.weight_N)
+    n, m = len(x.weight), len(y.weight)
     tile_rows, tile_columns = (SQUARE_TILE, SQUARE_TILE) if same else (TILE_ROWS, TILE_COLUMNS)
     buffer = torch.empty(min(n, tile_rows) * min(m, tile_columns), device=_device(scores))
     for left in range(0, m, tile_columns):
@@ -130,10 +129,10 @@ def _settle(scores: PairScores, lists: Lists, k: int, exclude_self: bool) -> Nea
     rows, columns, approximate_P = lists.pairs(k)
     exact_P = scores.exact(rows, columns)
     error_P = (approximate_P.double() - scores.pictured(exact_P, rows, columns)).abs()
-    every = torch.arange(len(lists.counts_L), device=rows.device)
-    if bool((error_P > lists.slack_L[rows]).any()):
+    every = torch.arange(len(lists.counts), device=rows.device)
+    if bool((error_P > lists.slack[rows]).any()):
         return dense(scores, every, k, exclude_self)
-    complete_L = lists.counts_L >= 0
+    complete_L = lists.counts >= 0
     found = Nearest(
         torch.empty(len(every), k, dtype=torch.float64, device=rows.device),
         torch.empty(len(every), k, dtype=torch.int64, device=rows.device),
@@ -160,8 +159,8 @@ def _approximate(scores: PairScores, rows_B: Tensor) -> Tensor:
     """Approximate scores of some rows with all columns, (b, m) float64."""
     x_BD = scores.x.factor(rows_B, torch.float64)
     parts = []
-    for left in range(0, len(scores.y.weight_N), TILE_COLUMNS):
-        columns = slice(left, min(len(scores.y.weight_N), left + TILE_COLUMNS))
+    for left in range(0, len(scores.y.weight), TILE_COLUMNS):
+        columns = slice(left, min(len(scores.y.weight), left + TILE_COLUMNS))
         product_BM = x_BD @ scores.y.factor(columns, torch.float64).T
         parts.append(scores.block(rows_B, columns, product_BM).scores())
     return torch.cat(parts, dim=1)
@@ -177,4 +176,4 @@ def _capacity(k: int) -> int:
 
 
 def _device(scores: PairScores) -> torch.device:
-    return scores.x.rows_ND.device
+    return scores.x.rows.device

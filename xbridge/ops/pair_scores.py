@@ -43,22 +43,22 @@ PILOT_ROWS = 1024
 class Side:
     """One of the two sets. The factor of row i is rows_i weight_i - shift; everything but rows is float64."""
 
-    rows_ND: Tensor
-    weight_N: Tensor
-    shift_D: Tensor
-    square_N: Tensor  # |x|^2
-    size_N: Tensor  # |x| weight, at least
-    length_N: Tensor  # of the factor, at least
-    add_N: Tensor
-    near_N: Tensor | None = None  # mean cosine to the nearest rows of the other set, for margins
+    rows: Tensor
+    weight: Tensor
+    shift: Tensor
+    square: Tensor  # |x|^2
+    size: Tensor  # |x| weight, at least
+    length: Tensor  # of the factor, at least
+    add: Tensor
+    near: Tensor | None = None  # mean cosine to the nearest rows of the other set, for margins
 
     def factors(self, rows: slice | Tensor, other_D: Tensor, dtype: torch.dtype) -> Factors:
         """Factors of some rows, (b, d), with their squared lengths and products with `other`."""
-        return factor_rows(self.rows_ND[rows], self.weight_N[rows], self.shift_D, other_D, dtype)
+        return factor_rows(self.rows[rows], self.weight[rows], self.shift, other_D, dtype)
 
     def factor(self, rows: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Factors of some rows, (b, d)."""
-        return self.factors(rows, self.shift_D, dtype).rows_ND
+        return self.factors(rows, self.shift, dtype).rows
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,25 @@ class PairScores:
 
     def with_margin(self, margin: Margin, near_x_N: Tensor, near_y_M: Tensor) -> "PairScores":
         """Margins of these cosines, given each row's mean cosine to its nearest rows of the other set."""
-        x, y = replace(self.x, near_N=near_x_N), replace(self.y, near_N=near_y_M)
+        x, y = replace(self.x, near=near_x_N), replace(self.y, near=near_y_M)
         if margin == "distance":
-            x, y = replace(x, add_N=x.add_N - near_x_N / 2), replace(y, add_N=y.add_N - near_y_M / 2)
+            x, y = replace(x, add=x.add - near_x_N / 2), replace(y, add=y.add - near_y_M / 2)
         return replace(self, x=x, y=y, margin=margin)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Scores of the pairs (rows, columns): (p,) float64, larger is nearer."""
         x, y = self.x, self.y
-        product_P = pair_products.on(self.backend, x.rows_ND, y.rows_ND, rows, columns, self.metric == "euclidean")
+        product_P = pair_products.on(self.backend, x.rows, y.rows, rows, columns, self.metric == "euclidean")
         if self.metric == "euclidean":
             return -product_P.sqrt()
         if self.metric == "dot":
             return product_P
-        cosine_P = product_P / (x.square_N[rows] * y.square_N[columns]).sqrt()
+        cosine_P = product_P / (x.square[rows] * y.square[columns]).sqrt()
         if self.margin == "absolute":
             return cosine_P
-        assert x.near_N is not None
-        assert y.near_N is not None
-        base_P = (x.near_N[rows] + y.near_N[columns]) / 2
+        assert x.near is not None
+        assert y.near is not None
+        base_P = (x.near[rows] + y.near[columns]) / 2
         if self.margin == "distance":
             return cosine_P - base_P
         ratio_P = cosine_P / base_P
@@ -111,46 +111,47 @@ class PairScores:
         """Exact scores of pairs in the units of the picture."""
         if self.metric == "cosine":
             return score_P
-        scaled_P = score_P * self.x.weight_N[rows]
-        return -(scaled_P**2) / 2 if self.metric == "euclidean" else scaled_P * self.y.weight_N[columns]
+        scaled_P = score_P * self.x.weight[rows]
+        return -(scaled_P**2) / 2 if self.metric == "euclidean" else scaled_P * self.y.weight[columns]
 
     def block(self, rows: slice | Tensor, columns: slice, product_BM: Tensor) -> Block:
         """Approximate scores of a block, given the product of its factors, in the precision of that."""
         dtype, x, y = product_BM.dtype, self.x, self.y
-        add_B, add_M = x.add_N[rows].to(dtype), y.add_N[columns].to(dtype)
-        if self.margin != "ratio" or x.near_N is None or y.near_N is None:
+        add_B, add_M = x.add[rows].to(dtype), y.add[columns].to(dtype)
+        if self.margin != "ratio" or x.near is None or y.near is None:
             return Block(product_BM, add_B, add_M)
-        return Block(product_BM, add_B, add_M, (x.near_N[rows] / 2).to(dtype), (y.near_N[columns] / 2).to(dtype))
+        return Block(product_BM, add_B, add_M, (x.near[rows] / 2).to(dtype), (y.near[columns] / 2).to(dtype))
 
     def slack(self, dtype: torch.dtype) -> Tensor:
         """A bound on |approximate - exact| over each row of x: (n,) float64, infinite where there is none.
 
         dtype: of factors, product and terms, float32 or float64.
         """
-        x, y, d = self.x, self.y, self.x.rows_ND.shape[1]
+        x, y, d = self.x, self.y, self.x.rows.shape[1]
         unit, tiny = torch.finfo(dtype).eps / 2, torch.finfo(dtype).tiny
         gamma = (d + 8) * unit / (1 - (d + 8) * unit) if (d + 8) * unit < 0.5 else math.inf
         # sums of d terms in float64 (lengths, terms) and folds of them (norms, exact scores), with their constants
         in_float64 = (4 * d + 4 * d.bit_length() + 32) * 2.0**-53
-        terms_N = x.add_N.abs() + y.add_N.abs().max()
+        terms_N = x.add.abs() + y.add.abs().max()
         slack_N = (
-            gamma * x.length_N * y.length_N.max()
+            gamma * x.length * y.length.max()
             + 8 * unit * terms_N
-            + in_float64 * (x.size_N * y.size_N.max() + 4 * terms_N)
+            + in_float64 * (x.size * y.size.max() + 4 * terms_N)
             + 4 * d * tiny  # what the picture loses to underflow, and what exact scores do
-            + d * 2.0**-1074 * x.weight_N * y.weight_N.max()
+            + d * 2.0**-1074 * x.weight * y.weight.max()
         )
         return self._slack_of_ratio(slack_N, unit) if self.margin == "ratio" else slack_N
 
     def _slack_of_ratio(self, slack_N: Tensor, unit: float) -> Tensor:
         """Of s / h with h = (r_i + r_j) / 2, given that of s, |s| <= 1. It holds for h well above its own rounding.
 
-        |s'/h' - s/h| <= |s' - s| / h' + |s| |h - h'| / (h h') + roundings of s/h, where |h - h'| <= 6 u (|r_i| + |r_j|)/2
+        |s'/h' - s/h| <= |s' - s| / h' + |s| |h - h'| / (h h') + roundings of s/h, where
+        |h - h'| <= 6 u (|r_i| + |r_j|) / 2
         """
-        assert self.x.near_N is not None
-        assert self.y.near_N is not None
-        least_N = (self.x.near_N + self.y.near_N.min()) / 2
-        error_N = 3 * unit * (self.x.near_N.abs() + self.y.near_N.abs().max())
+        assert self.x.near is not None
+        assert self.y.near is not None
+        least_N = (self.x.near + self.y.near.min()) / 2
+        error_N = 3 * unit * (self.x.near.abs() + self.y.near.abs().max())
         bound_N = 1.1 / least_N * (slack_N + 1.01 * error_N / least_N + 4 * unit)
         return torch.where(least_N > 16 * error_N, bound_N, torch.inf)
 
@@ -243,7 +244,7 @@ def _side(
     d = x_ND.shape[1]
     safe = math.sqrt(d) * 2.0**-511  # squares below 2^-1022 vanish
     size_N = (square_N.sqrt() + safe) * weight_N * (1 + 2.0**-30)
-    side = Side(x_ND, weight_N, shift_D, square_N, size_N, length_N=size_N, add_N=torch.zeros_like(weight_N))
+    side = Side(x_ND, weight_N, shift_D, square_N, size_N, length=size_N, add=torch.zeros_like(weight_N))
     if metric == "dot":
         return side
     length_N, add_N = torch.empty_like(weight_N), torch.empty_like(weight_N)
@@ -253,4 +254,4 @@ def _side(
         length_N[rows], add_N[rows] = square_B.sqrt(), product_B
     add_N = -length_N.square() / 2 if metric == "euclidean" else add_N + shift_D @ other_shift_D / 2
     length_N = (length_N + safe) * (1 + 2.0**-30)
-    return replace(side, size_N=torch.ones_like(size_N) if metric == "cosine" else length_N, length_N=length_N, add_N=add_N)
+    return replace(side, size=torch.ones_like(size_N) if metric == "cosine" else length_N, length=length_N, add=add_N)

@@ -8,26 +8,26 @@ from xbridge.ops.scan_scores import Block, Lists
 
 def why_not(block: Block, lists: Lists, k: int, first: int, by_column: bool) -> str:
     """See `xbridge.ops.scan_scores.scan_scores`."""
-    if block.values_BM.device.type != "cpu":
-        return f"there is no kernel for {block.values_BM.device.type} tensors"
+    if block.values.device.type != "cpu":
+        return f"there is no kernel for {block.values.device.type} tensors"
     return why_unavailable()
 
 
 def scan_scores(block: Block, lists: Lists, k: int, first: int, by_column: bool) -> None:
     """See `xbridge.ops.scan_scores.scan_scores`."""
-    none = block.add_rows_B[:0]
+    none = block.add_rows[:0]
     torch.ops.xbridge.scan_scores(
-        block.values_BM,
-        block.add_rows_B,
-        block.add_columns_M,
-        none if block.divide_rows_B is None else block.divide_rows_B,
-        none if block.divide_columns_M is None else block.divide_columns_M,
+        block.values,
+        block.add_rows,
+        block.add_columns,
+        none if block.divide_rows is None else block.divide_rows,
+        none if block.divide_columns is None else block.divide_columns,
         by_column,
         first,
         k,
-        lists.slack_L,
-        lists.scores_LC,
-        lists.indices_LC,
-        lists.counts_L,
-        lists.thresholds_L,
+        lists.slack,
+        lists.scores,
+        lists.indices,
+        lists.counts,
+        lists.thresholds,
     )
