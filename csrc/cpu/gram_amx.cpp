@@ -4,11 +4,10 @@
 // Sums do not depend on the number of threads: products are kept for each run of tiles and added in order; row sums are
 // integers, whose order does not matter.
 
-#include "gram_amx.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -24,8 +23,7 @@ namespace {
 
 constexpr int64_t max_side = 256;               // rows and columns of a tile
 constexpr int64_t max_tile_floats = 1 << 20;    // of all layers together: what stays in the outer caches
-constexpr int64_t window_bytes = 64 << 20;      // right operands that are held packed
-constexpr int64_t left_bytes = 8 << 20;         // left operands that a thread holds packed
+constexpr int64_t default_packed_bytes = 64 << 20;  // right operands that are held packed, and eight times the left ones of a thread
 constexpr int64_t run_tiles = 8;
 
 // Everywhere else products are rounded before they are added; these kernels want fused multiply-adds, and square roots
@@ -73,8 +71,8 @@ namespace amx {
 
 class AmxGram {
  public:
-  AmxGram(const std::vector<GramLayer>& layers, Kernel kernel, const GramKernels& kernels)
-      : kernels_(kernels), n_(layers[0].rows.size(0)), num_layers_(static_cast<int>(layers.size())) {
+  AmxGram(const std::vector<GramLayer>& layers, Kernel kernel, const GramKernels& kernels, int64_t packed_bytes)
+      : kernels_(kernels), packed_bytes_(packed_bytes), n_(layers[0].rows.size(0)), num_layers_(static_cast<int>(layers.size())) {
     side_ = std::clamp(n_ / 16 / strip_rows * strip_rows, strip_rows, max_side);
     while (side_ > strip_rows && side_ * side_ * num_layers_ > max_tile_floats) side_ -= strip_rows;
     panels_ = ceil_div(n_, side_);
@@ -83,7 +81,7 @@ class AmxGram {
       panel_offsets_.push_back(panel_words_);
       panel_words_ += panel_words(layer);
     }
-    window_ = std::clamp<int64_t>(window_bytes / 4 / panel_words_, 1, panels_);
+    window_ = std::clamp<int64_t>(packed_bytes / 4 / panel_words_, 1, panels_);
   }
 
   void sums(const GramTotals& totals) {
@@ -107,7 +105,7 @@ class AmxGram {
 
   struct Workspace {
     explicit Workspace(const AmxGram& gram)
-        : holds_all(gram.panel_words_ * 4 <= left_bytes),
+        : holds_all(gram.panel_words_ * 4 <= gram.packed_bytes_ / 8),
           held(holds_all ? gram.num_layers_ : 1, std::pair<int, int64_t>(-1, -1)),
           left(aligned<uint32_t>(holds_all ? gram.panel_words_ : gram.largest_panel())),
           c(aligned<float>(gram.num_layers_ * gram.side_ * gram.side_)),
@@ -234,7 +232,7 @@ class AmxGram {
   }
 
   const GramKernels& kernels_;
-  int64_t n_, side_, panels_, window_;
+  int64_t packed_bytes_, n_, side_, panels_, window_;
   int num_layers_;
   int64_t panel_words_ = 0;             // of all layers together
   std::vector<int64_t> panel_offsets_;  // of each layer in them
@@ -245,21 +243,17 @@ class AmxGram {
 
 void gram_sums_amx(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
 #if defined(__x86_64__)
-  AmxGram(layers, kernel, amx::kernels).sums(totals);
+  AmxGram(layers, kernel, amx::kernels, default_packed_bytes).sums(totals);
 #else
   STD_TORCH_CHECK(false, "gram_sums: this processor has no AMX");
 #endif
 }
 
-void gram_sums_amx_emulated(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
-  AmxGram(layers, kernel, emulated::kernels).sums(totals);
-}
-
 namespace {
 
-// Only for tests, which check arguments themselves: the operator gram_sums is what callers use.
+// Only for tests, on any processor, with arguments that are not checked: the operator gram_sums is what callers use.
 std::tuple<Tensor, Tensor> emulated_op(std::vector<Tensor> layers, std::vector<Tensor> shifts, std::vector<double> scales,
-                                       std::string kernel, std::vector<double> gammas) {
+                                       std::string kernel, std::vector<double> gammas, int64_t packed_bytes) {
   STD_TORCH_CHECK(!layers.empty() && shifts.size() == layers.size() && scales.size() == layers.size() &&
                       gammas.size() == layers.size(),
                   "gram_sums: needs one shift, scale and gamma per layer");
@@ -272,14 +266,16 @@ std::tuple<Tensor, Tensor> emulated_op(std::vector<Tensor> layers, std::vector<T
   Tensor products = torch::stable::new_zeros(layers[0], {num_layers, num_layers}, ScalarType::Double);
   Tensor row_sums = torch::stable::new_zeros(layers[0], {num_layers, n}, ScalarType::Double);
   const Kernel shape = kernel == "linear" ? Kernel::linear : kernel == "rbf" ? Kernel::rbf : Kernel::laplacian;
-  gram_sums_amx_emulated(checked, shape, {static_cast<double*>(products.data_ptr()), static_cast<double*>(row_sums.data_ptr())});
+  const GramTotals totals{static_cast<double*>(products.data_ptr()), static_cast<double*>(row_sums.data_ptr())};
+  AmxGram(checked, shape, emulated::kernels, packed_bytes).sums(totals);
   return {products, row_sums};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(xbridge, m) {
-  m.def("gram_sums_amx_emulated(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas) -> (Tensor, Tensor)");
+  m.def("gram_sums_amx_emulated(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas, "
+        "int packed_bytes) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(xbridge, CPU, m) { m.impl("gram_sums_amx_emulated", TORCH_BOX(&emulated_op)); }
