@@ -24,14 +24,30 @@ def files(tmp_path, monkeypatch):
 
 def test_a_pair_is_one_line_with_its_error_and_p_value(files, capsys):
     x, y = files
-    assert main("cka x.npy y.safetensors:encoder.0 --stderr --permutations 19".split()) == 0
+    assert main(["cka", "x.npy", "y.safetensors:encoder.0", "--stderr", "--permutations", "19"]) == 0
     value, error = cka(x, y, return_stderr=True)
     assert capsys.readouterr().out == f"{value:.4f} ± {error:.4f}, p = 0.05  (linear CKA, unbiased, n = 80)\n"
 
 
 def test_json_holds_every_pair_of_layers(files, capsys):
     x, y = files
-    assert main("cka y.safetensors x.npy --kernel rbf --bandwidth 2.5 --estimator biased --json".split()) == 0
+    assert (
+        main(
+            [
+                "cka",
+                "y.safetensors",
+                "x.npy",
+                "--kernel",
+                "rbf",
+                "--bandwidth",
+                "2.5",
+                "--estimator",
+                "biased",
+                "--json",
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert (found["a"], found["b"], found["n"]) == (["encoder.0", "encoder.1"], ["x"], 80)
     expected = cka_matrix([y, x * 2 + 1], [x], kernel="rbf", bandwidth=2.5, estimator="biased")

@@ -193,7 +193,8 @@ class MinibatchSums:
         weight = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
         unit = self._units(self._kernels)
         if self.split is None:
-            h = _products(k_SN, k_SN) * weight * unit[:, None] * unit
+            products = _products(k_SN, k_SN)
+            h = (products + products.T) * (weight / 2) * unit[:, None] * unit
             p = q = h.diagonal()
         else:
             a, b, unit_a, unit_b = k_SN[: self.split], k_SN[self.split :], unit[: self.split], unit[self.split :]
@@ -230,8 +231,8 @@ class MinibatchSums:
         else:
             if self.kernel == "cosine":
                 x_BD = unit_rows(x_BD, name, self.num_examples)
-            z = (x_BD.to(dtype) - layer.shift.to(x_BD.device, dtype)) * layer.scale
-            z = z - z.mean(0) if self.kernel in ("linear", "cosine") else z
+            # about the batch's own mean, rounded once: the same numbers in whichever stream the batch comes
+            z = ((x_BD.double() - x_BD.mean(0, dtype=torch.float64)) * layer.scale).to(dtype)
             gram = z @ z.T if self.kernel in ("linear", "cosine") else tile_of(layer, self.kernel)(z, z)
         return u_centre(gram) if self.estimator == "unbiased" else centre(gram)
 
