@@ -39,3 +39,15 @@ def gram_sums(
     """See `xbridge.ops.gram_sums.gram_sums`."""
     float_shifts = [shift.to("cpu", torch.float32).contiguous() for shift in shifts]
     return GramTotals(*torch.ops.xbridge.gram_sums(list(layers), float_shifts, list(scales), kernel, list(gammas)))
+
+
+def _shapes(
+    layers: list[Tensor], shifts: list[Tensor], scales: list[float], kernel: str, gammas: list[float]
+) -> tuple[Tensor, Tensor]:
+    num_layers, n = len(layers), layers[0].shape[0]
+    products = layers[0].new_empty(num_layers, num_layers, dtype=torch.float64)
+    return products, layers[0].new_empty(num_layers, n, dtype=torch.float64)
+
+
+if not why_unavailable():
+    torch.library.register_fake("xbridge::gram_sums", _shapes)

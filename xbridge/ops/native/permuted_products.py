@@ -1,4 +1,4 @@
-"""`permuted_products` in C++ (csrc/cpu/permuted_products.cpp): one look-up by a permutation serves all pairs of layers."""
+"""`permuted_products` in C++ (csrc/cpu/permuted_products.cpp): one look-up by a permutation serves all pairs."""
 
 import torch
 from torch import Tensor
@@ -19,3 +19,11 @@ def permuted_products(k: Tensor, l: Tensor, orders: Tensor) -> Tensor:  # noqa: 
     """See `xbridge.ops.permuted_products.permuted_products`."""
     found: Tensor = torch.ops.xbridge.permuted_products(k.contiguous(), l.contiguous(), orders.contiguous())
     return found
+
+
+def _shape(k: Tensor, l: Tensor, orders: Tensor) -> Tensor:  # noqa: E741
+    return k.new_empty(orders.shape[0], k.shape[0], l.shape[0], dtype=torch.float64)
+
+
+if not why_unavailable():
+    torch.library.register_fake("xbridge::permuted_products", _shape)
