@@ -15,7 +15,7 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
 constexpr int64_t pilot_rows = 64, pair_rows = 16;
-constexpr double largest_mean = 8;  // |mean|^2 over the variance, of what is left unshifted in rows that bfloat16 holds
+constexpr double largest_mean = 32;  // |mean|^2 over the variance, of what is left unshifted in rows that bfloat16 holds
 
 double entry(const Source& source, int64_t row, int64_t k) {
   const int64_t at = row * source.stride + k;

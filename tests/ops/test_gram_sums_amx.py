@@ -25,7 +25,7 @@ def emulated(layers, shifts, scales, kernel, gammas, packed_bytes=64 << 20):
 
 
 def states(n, d, num_layers, *, offset=0.3, rogue=0.0, seed=0):
-    """Layers with common structure, a power-law spectrum, a mean of `offset` and four features `rogue` sigmas off."""
+    """Layers with common structure and a power-law spectrum; means of `offset` deviations, four features of `rogue`."""
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(n, 8, generator=generator, dtype=torch.float64)
     layers = []
