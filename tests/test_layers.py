@@ -13,7 +13,7 @@ ALLOWED = {
     "data": {"core", "ops"},
     "models": {"core", "data"},
     "objectives": {"core", "ops", "data", "models"},
-    "activations": {"core", "ops", "data", "models"},
+    "activations": {"core", "ops", "data", "models", "similarity"},
     "training": {"core", "ops", "data", "models", "objectives"},
     "tasks": {"core", "ops", "data", "models", "objectives", "training", "activations"},
     "similarity": {"core", "ops"},

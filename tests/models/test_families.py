@@ -1,10 +1,10 @@
-"""Golden ids of the families, sites, and content masks. Vocabularies are stand-ins with the real tokens."""
+"""Golden ids of the families (stand-in vocabularies with the real tokens), and layouts without language tokens."""
 
 import pytest
 import torch
 
 from xbridge.core.errors import UserError
-from xbridge.models.families import conventions_of, encode, encode_source, generate
+from xbridge.models.families import conventions_for, conventions_of, encode_source, generate, max_positions
 from xbridge.models.loading import new_mbart
 
 
@@ -76,30 +76,6 @@ def test_sources_are_laid_out_and_cut(toy_tokenizer):
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
-def test_the_last_site_is_what_the_decoder_reads_and_the_first_the_embeddings(toy_tokenizer):
-    model, conventions = tiny(toy_tokenizer), conventions_of("mbart", toy_tokenizer)
-    batch = encode_source(["one two three", "four five"], "eng_Latn", toy_tokenizer, conventions, max_tokens=8)
-    states = encode(model, **batch)
-    assert [tuple(state.shape) for state in states] == [(2, 5, 16)] * 3
-    encoder = model.get_encoder()
-    torch.testing.assert_close(states[-1], encoder(**batch).last_hidden_state)
-    first = {}
-    hook = encoder.layers[0].register_forward_pre_hook(
-        lambda _, args, kwargs: first.update(x=args[0]), with_kwargs=True
-    )
-    encoder(**batch)
-    hook.remove()
-    torch.testing.assert_close(states[0], first["x"])
-
-
-def test_states_do_not_depend_on_the_padding(toy_tokenizer):
-    model, conventions = tiny(toy_tokenizer), conventions_of("mbart", toy_tokenizer)
-    both = encode_source(["one two three four five", "four"], "eng_Latn", toy_tokenizer, conventions, max_tokens=8)
-    alone = encode_source(["four"], "eng_Latn", toy_tokenizer, conventions, max_tokens=8)
-    for padded, bare in zip(encode(model, **both), encode(model, **alone), strict=True):
-        torch.testing.assert_close(padded[1, :3], bare[0], rtol=1e-4, atol=1e-5)
-
-
 def test_generation_keeps_the_order_of_its_input_and_starts_from_the_target_language(toy_tokenizer):
     model, conventions = tiny(toy_tokenizer), conventions_of("mbart", toy_tokenizer)
     texts = ["one two three four", "five", "six seven"]
@@ -108,3 +84,77 @@ def test_generation_keeps_the_order_of_its_input_and_starts_from_the_target_lang
     alone = [generate(model, toy_tokenizer, conventions, [text], **settings)[0] for text in texts]
     assert together == alone
     assert not any("deu_Latn" in text or "</s>" in text for text in together)
+
+
+def templated(template, **special):
+    """A word-level tokenizer that puts its own special tokens around a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", "one", "two"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template:
+        backend.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
+
+
+def config_model(model_type, **settings):
+    """The configs that conventions are read from, in the place of a model."""
+    from types import SimpleNamespace
+
+    config = SimpleNamespace(model_type=model_type, is_encoder_decoder=bool(settings), **settings)
+    return SimpleNamespace(config=config, generation_config=None)
+
+
+@pytest.mark.parametrize(
+    ("template", "around"),
+    [("<s> $A </s>", ([1], [2])), ("$A </s>", ([], [2])), ("<s> $A", ([1], [])), (None, ([], []))],
+)
+def test_a_model_without_language_tokens_reads_what_its_tokenizer_puts_around_a_text(template, around):
+    conventions = conventions_for(config_model("bert"), templated(template, pad_token="<pad>", eos_token="</s>"))
+    assert conventions.source("deu_Latn") == conventions.source("any language") == around
+    assert conventions.num_around() == len(around[0]) + len(around[1])
+    assert (conventions.pad, conventions.eos) == (0, 2)
+    conventions.check_language("deu_Latn")
+
+
+def test_its_decoder_starts_with_the_token_that_the_model_names_also_when_that_is_token_0():
+    model = config_model("t5", decoder_start_token_id=0)
+    conventions = conventions_for(model, templated("$A </s>", pad_token="<pad>", eos_token="</s>"))
+    assert conventions.target("deu_Latn") == ([0], [2])
+    with pytest.raises(UserError, match="does not say what its decoder starts with; set decoder_start_token_id"):
+        conventions_for(config_model("t5", decoder_start_token_id=None), templated("$A </s>", eos_token="</s>"))
+
+
+def test_without_a_padding_token_the_end_token_pads():
+    conventions = conventions_for(config_model("llama"), templated("<s> $A", bos_token="<s>", eos_token="</s>"))
+    assert conventions.pad == 2
+
+
+def test_a_family_with_language_tokens_still_needs_them(toy_tokenizer):
+    assert conventions_for(config_model("mbart"), toy_tokenizer).family.name == "own"
+    with pytest.raises(UserError, match="no known language tokens"):
+        conventions_for(config_model("mbart"), templated("$A </s>", eos_token="</s>"))
+
+
+def test_roberta_keeps_two_positions_for_padding_and_bert_none():
+    from transformers import BertConfig, BertModel, T5Config, T5EncoderModel, XLMRobertaConfig, XLMRobertaModel
+
+    shape = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    roberta = XLMRobertaModel(XLMRobertaConfig(**shape, max_position_embeddings=34, pad_token_id=1)).eval()
+    assert max_positions(roberta) == 32
+    roberta(input_ids=torch.full((1, 32), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        roberta(input_ids=torch.full((1, 33), 5))
+    assert max_positions(BertModel(BertConfig(**shape, max_position_embeddings=34))) == 34
+    t5 = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1))
+    assert max_positions(t5) == 512

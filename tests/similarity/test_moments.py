@@ -73,7 +73,7 @@ def test_errors_name_the_layer():
         moments.cka()
     moments.update([torch.randn(5, 2), torch.full((5, 3), 0.1)])
     moments.update([torch.randn(5, 2), torch.full((5, 3), 0.1)])
-    with pytest.raises(ValueError, match="layer 1: all rows are equal"):
+    with pytest.raises(ValueError, match="layer 1: all 10 rows are equal"):
         moments.cka()
     with pytest.raises(ValueError, match="layers differ"):
         moments.merge(SecondMoments([2]))

@@ -58,7 +58,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.conventions: Conventions = conventions_for(model, tokenizer)
         self.model = model.to(f"cuda:{settle_environment().local_rank}" if torch.cuda.is_available() else "cpu")
-        self.dim: int = model.get_input_embeddings().weight.shape[1]
+        self.dim: int = model.config.hidden_size
         self.sites = default_sites(model)
 
     @classmethod

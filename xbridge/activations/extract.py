@@ -1,47 +1,66 @@
-"""Stage: representations of held-out sentences at every encoder layer, one vector per sentence, for later analysis.
+"""Stage: states of held-out sentences at the sites of a model, for later analysis, or only their second moments.
 
 Rows are aligned by id: in the table `nway` (strings that all languages have) row i is the same string in every
-language; in the table `examples` (a task's test sentences) each language has its own, with labels.
+language; in the table `examples` (a task's test sentences) each language has its own, with labels. Several processes
+(torchrun, accelerate, srun) each take a run of sentences. An interrupted run goes on where it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from xbridge.core.config import undigested
-from xbridge.core.console import progress
-from xbridge.core.errors import ConfigError, UserError
-from xbridge.core.files import read_rows
-from xbridge.core.runtime import derive_seed
+from xbridge.activations.sentences import Sentences, load_sentences, translations
+from xbridge.core.config import digest_of, undigested
+from xbridge.core.console import log, progress
+from xbridge.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xbridge.activations.encoder import Encoder
+    from xbridge.activations.windows import LanguageReader
 
 VERSION = 1
-FILES = {"nway": "nway.parquet", "examples": "examples.parquet"}
-STAGES = {"nway": "corpus", "examples": "taskdata"}
+MODEL, OTHER = "model", "other"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which sentences, which layers, which vector."""
+    """Which sentences, which layers, which vectors."""
 
     table: Literal["nway", "examples"] = "nway"
     """nway: a corpus folder's nway.parquet; examples: the test split of a taskdata folder's examples.parquet."""
     languages: tuple[str, ...] | None = None
     """Languages; null = all that the table has."""
     sites: tuple[str, ...] | None = None
-    """Layers, e.g. [encoder.0, encoder.3]; null = all."""
-    pooling: Literal["mean", "first", "last"] = "mean"
-    """Sentence vector: mean over content positions (no language code, no </s>), the first or the last position."""
+    """Sites or patterns, e.g. [encoder.3, decoder.*, decoder.*.cross_attention]; null = the encoder's layers."""
+    pooling: Literal["mean", "first", "last", "words", "tokens"] = "mean"
+    """mean: over content positions (no language code, no </s>); first, last: that position, special ones included.
+
+    words: a row per word, the mean of its pieces; tokens: a row per content position.
+    """
+    decoder_language: str | None = None
+    """An encoder-decoder's decoder reads each sentence's translation in this language; null = the sentence itself."""
     max_sentences: int | None = None
     """A fixed sample of so many sentences per language, the same ids in every language; null = all."""
+    keep: Literal["states", "moments"] = "states"
+    """states: every row; moments: their second moments, from which linear CKA is exact. Their size is free of rows."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the states that are stored; the model itself runs in float32."""
     batch_size: int = undigested(128)
     """Sentences per forward pass."""
+    shard_rows: int = undigested(131072)
+    """Rows per file; a site with more has several."""
 
     def __post_init__(self) -> None:
-        for name in ("max_sentences", "batch_size"):
+        for name in ("max_sentences", "batch_size", "shard_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(name, f"must be at least 1, got {value}")
+        if self.keep == "moments" and self.dtype != "float32":
+            raise ConfigError("dtype", "is for keep: states; moments are float64")
+        if self.decoder_language is not None and self.table != "nway":
+            raise ConfigError("decoder_language", "needs table nway, whose sentences have translations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,92 +71,99 @@ class Inputs:
     """A train folder."""
     sentences: Path
     """A corpus or taskdata folder."""
-
-
-class Sentences(NamedTuple):
-    """Sentences of one language. `labels` is None where there are none."""
-
-    ids: list[str]
-    texts: list[str]
-    labels: list[str] | None
+    other: Path | None = None
+    """With keep: moments, a second model that reads the same rows beside the first: moments then hold both."""
 
 
 def run(config: Config, inputs: Inputs, out: Path) -> None:
-    """Write `out`/<lang>/<site>.safetensors and, last, index.json."""
+    """Write `out`/<lang>/<site>.safetensors, or <lang>/moments.safetensors, and, last, index.json."""
+    from xbridge.activations.ranks import begin, end, joined
+
+    sentences = load_sentences(inputs.sentences, config.table, config.languages, config.max_sentences)
+    encoders = open_models(config, inputs)
+    readers = open_languages(config, inputs.sentences, sentences, encoders)
+    with joined() as ranks:
+        begin(out, list(readers), fingerprint(config, sentences, encoders), ranks)
+        shares = ranks.shares({lang: len(own.ids) for lang, own in sentences.items()})
+        total = sum(last - first for first, last in shares.values())
+        with progress("encode", total=total, unit="sentence") if ranks.is_main else nullcontext() as bar:
+
+            def advance(count: int, lang: str) -> None:
+                if bar is not None:
+                    bar.update(count, language=lang)
+
+            if config.keep == "states":
+                from xbridge.activations.shards import keep_states
+
+                cut = keep_states(
+                    readers, shares, ranks, out, dtype=config.dtype, shard_rows=config.shard_rows, advance=advance
+                )
+            else:
+                from xbridge.activations.accumulate import keep_moments
+
+                cut = keep_moments(readers, shares, ranks, out, advance=advance)
+        end(out, ranks)
+    for lang, count in cut.items():
+        if count:
+            log("extract", language=lang, sentences_cut=count)
+
+
+def open_models(config: Config, inputs: Inputs) -> "dict[str, Encoder]":
+    """The models by name. `ConfigError` for a second one that cannot be read beside the first."""
     from xbridge.activations.encoder import Encoder
-    from xbridge.activations.store import shard_path, write_index, write_states
 
-    sentences = load_sentences(inputs.sentences, config)
-    encoder = Encoder.open(inputs.model)
-    encoder.check_languages(sentences)
-    sites = encoder.choose_sites(config.sites)
-    with progress("encode", total=sum(len(s.ids) for s in sentences.values()), unit="sentence") as bar:
-        for lang, (ids, texts, _) in sentences.items():
-            pooled = encoder.pooled(encoder.rows(texts, lang), sites, config.pooling, config.batch_size)
-            for site, states in pooled.items():
-                write_states(shard_path(out, lang, site), states)
-            bar.update(len(ids), language=lang)
-    labels = {lang: s.labels for lang, s in sentences.items() if s.labels is not None}
-    write_index(
-        out,
-        sites=sites,
-        dim=encoder.dim,
-        pooling=config.pooling,
-        ids={lang: s.ids for lang, s in sentences.items()},
-        labels=labels if len(labels) == len(sentences) else None,
-    )
+    encoders = {MODEL: Encoder.open(inputs.model)}
+    if inputs.other is not None:
+        if config.keep != "moments":
+            raise ConfigError("inputs.other", "is for keep: moments; to store states, extract each model on its own")
+        encoders[OTHER] = Encoder.open(inputs.other)
+        vocabularies = [encoder.tokenizer.get_vocab() for encoder in encoders.values()]
+        if config.pooling == "tokens" and vocabularies[0] != vocabularies[1]:
+            raise ConfigError("inputs.other", "has another tokenizer, so tokens do not align; set pooling: words")
+    return encoders
 
 
-def load_sentences(folder: Path, config: Config) -> dict[str, Sentences]:
-    """Sentences by language, in the config's order of languages."""
-    path = folder / FILES[config.table]
-    if not path.exists():
-        raise UserError(
-            f"{folder}: has no {path.name}; table {config.table} is written by `xbridge {STAGES[config.table]}`"
+def open_languages(
+    config: Config, folder: Path, sentences: Mapping[str, Sentences], encoders: "Mapping[str, Encoder]"
+) -> "dict[str, LanguageReader]":
+    """Readers by language. `UserError` for a site, a language or a translation that is missing."""
+    from xbridge.activations.windows import LanguageReader
+
+    sites = {name: encoder.choose_sites(config.sites) for name, encoder in encoders.items()}
+    target = config.decoder_language
+    for name, encoder in encoders.items():
+        encoder.check_languages([*sentences, *([] if target is None else [target])])
+        if target is not None:
+            check_decoder_sites(config, encoder, sites[name])
+    return {
+        lang: LanguageReader(
+            lang=lang,
+            sentences=own,
+            heard=None if target is None else (target, translations(folder, target, own.ids, lang)),
+            encoders=encoders,
+            sites=sites,
+            kind=config.pooling,
+            batch_size=config.batch_size,
         )
-    columns = ("id", "lang", "text") if config.table == "nway" else ("id", "lang", "text", "split", "label")
-    groups: dict[str, list[Mapping[str, str | None]]] = {}
-    for row in read_rows(path, columns):
-        if row.get("split", "test") == "test":
-            groups.setdefault(row["lang"], []).append(row)
-    languages = config.languages or tuple(groups)
-    for lang in languages:
-        if lang not in groups:
-            raise UserError(f"{path}: has no sentences in {lang}; it has {', '.join(groups) or 'none at all'}")
-    if not languages:
-        raise UserError(f"{path}: has no sentences")
-    if config.table == "nway":
-        groups = {lang: sorted(groups[lang], key=lambda row: str(row["id"])) for lang in languages}
-    found = {lang: _sample(groups[lang], config.max_sentences) for lang in languages}
-    if config.table == "nway":
-        found[languages[0]] = _partners(groups[languages[0]], found, languages)
-    return found
+        for lang, own in sentences.items()
+    }
 
 
-def _partners(
-    rows: Sequence[Mapping[str, str | None]], found: Mapping[str, Sentences], languages: Sequence[str]
-) -> Sentences:
-    """Of the first language (the pivot), the rows whose translations were sampled, where it has all of those.
+def check_decoder_sites(config: Config, encoder: "Encoder", sites: tuple[str, ...]) -> None:
+    """`ConfigError` where the decoder cannot read a translation, or its rows would not be the encoder's."""
+    from xbridge.models.sites import is_decoder_site
 
-    In an n-way table they are its own sample; in a table of pairs it has the sentences of every other language.
-    """
-    wanted = {id_ for lang in languages[1:] for id_ in found[lang].ids}
-    if not wanted or not wanted <= {str(row["id"]) for row in rows}:
-        return found[languages[0]]
-    return _sample([row for row in rows if row["id"] in wanted], None)
+    of_decoder = [is_decoder_site(site) for site in sites]
+    if not encoder.model.config.is_encoder_decoder or not any(of_decoder):
+        raise ConfigError("decoder_language", "needs an encoder-decoder, and a site of its decoder in `sites`")
+    if config.pooling in ("words", "tokens") and not all(of_decoder):
+        raise ConfigError(
+            "sites", f"encoder and decoder read different texts, with other {config.pooling}; choose decoder sites only"
+        )
 
 
-def _sample(rows: Sequence[Mapping[str, str | None]], max_sentences: int | None) -> Sentences:
-    """Rows by the order of a hash of their id: a sample has the same ids in every language that has the same ids."""
-    if max_sentences is not None and len(rows) > max_sentences:
-        kept = {
-            str(row["id"]) for row in sorted(rows, key=lambda r: derive_seed("sample", str(r["id"])))[:max_sentences]
-        }
-        rows = [row for row in rows if row["id"] in kept]
-    labels = [row.get("label") for row in rows]
-    known = [label for label in labels if label is not None]
-    return Sentences(
-        [str(row["id"]) for row in rows],
-        [str(row["text"]) for row in rows],
-        known if len(known) == len(labels) else None,
-    )
+def fingerprint(config: Config, sentences: Mapping[str, Sentences], encoders: "Mapping[str, Encoder]") -> str:
+    """Changes with everything that states depend on: an interrupted run of other settings is not continued."""
+    files = sorted(path for encoder in encoders.values() for path in encoder.folder.iterdir() if path.is_file())
+    models = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return digest_of(VERSION, config, {lang: [own.ids, own.texts] for lang, own in sentences.items()}, models)

@@ -87,7 +87,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2 * (x @ y.T)).clamp_min(0)
 
 
-class GramSums:
+class GramBlocks:
     """The sums of HSIC over `left` x `right`. Each layer is (n, d_l) float64 with a kernel `tile` of its own.
 
     `right` None stands for `left` itself. `keep_diagonal`: False for the unbiased estimator, True for the biased one.

@@ -17,7 +17,7 @@ def ingest(x: Tensor, shift: Tensor, scale: float, rows: Tensor, squared_lengths
     x: (n, d), any float type; shift: (d,) float64; scale: a power of two; rows: (n, d) float32 or float64, may be a
     view; squared_lengths: (n,) float64. Returns the number of the first row that is not finite, or -1.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = torch.promote_types(torch.promote_types(x.dtype, torch.float32), rows.dtype)
     rows.copy_((x.to(wide) - shift.to(wide)) * scale)
     squared_lengths.copy_(rows.double().square().sum(1))
     bad = ~torch.isfinite(squared_lengths)

@@ -4,10 +4,14 @@ x: (n, d1), y: (n, d2), row i the same example in both; rows are centred first. 
 the neuron-wise measures: they ask whether the same neurons do the same work, which the CCA family cannot see.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from xbridge.similarity.rows import Rows, as_pair
+from xbridge.similarity.allpairs import pair_matrix
+from xbridge.similarity.rows import Layers, Rows, as_pair, standardise
 
 
 def anc(x: Rows, y: Rows) -> float:
@@ -47,25 +51,58 @@ def linear_r2(x: Rows, y: Rows, *, ridge: float = 0.0, leave_one_out: bool = Fal
 
     ValueError where a row cannot be predicted from the others: no penalty, and that row alone spans a direction of x.
     """
+    return float(linear_r2_matrix({"x": x}, {"y": y}, ridge=ridge, leave_one_out=leave_one_out)[0, 0])
+
+
+def linear_r2_matrix(
+    a: Layers, b: Layers | None = None, *, ridge: float = 0.0, leave_one_out: bool = False
+) -> np.ndarray:
+    """`linear_r2` of every layer of `b` (default: of `a`) on every layer of `a`: (S_a, S_b) float64."""
     if ridge < 0:
         raise ValueError(f"ridge must not be negative, got {ridge}")
-    x_ND, y_NE = as_pair(x, y)
+
+    return pair_matrix(
+        a,
+        b,
+        lambda x, name: _regressor(x, name, ridge, leave_one_out),
+        lambda y, name: standardise(y, name)[0],
+        _r2,
+        symmetric=False,
+    )
+
+
+class _Regressor(NamedTuple):
+    """What predicts from x: (n, d)."""
+
+    basis: Tensor  # (n, rank) orthonormal, of x's columns
+    shrink: Tensor  # (rank,) what the penalty leaves of each direction
+    free: Tensor | None  # (n,) 1 - leverage, where rows are left out
+
+
+def _regressor(x: Tensor, name: str, ridge: float, leave_one_out: bool) -> _Regressor:
+    x_ND, _ = standardise(x, name)
     n = len(x_ND)
     u_NR, singular_R, _ = torch.linalg.svd(x_ND, full_matrices=False)
     kept = singular_R > singular_R[0] * max(x_ND.shape) * torch.finfo(x_ND.dtype).eps
     u_NR, squares_R = u_NR[:, kept], singular_R[kept].square()
     shrink_R = squares_R / (squares_R + ridge * n)  # rows have unit total variance: their sum of squares is n
-    residual_NE = y_NE - u_NR @ (shrink_R[:, None] * (u_NR.T @ y_NE))
     if not leave_one_out:
-        return float(1 - residual_NE.square().sum() / y_NE.square().sum())
+        return _Regressor(u_NR, shrink_R, None)
     free_N = 1 - 1 / n - u_NR.square() @ shrink_R
     if float(free_N.min()) < n * torch.finfo(x_ND.dtype).eps:
         raise ValueError(
-            f"x: row {int(free_N.argmin())} alone spans a direction of x and cannot be predicted from the others; "
+            f"{name}: row {int(free_N.argmin())} alone spans a direction and cannot be predicted from the others; "
             f"set ridge > 0 or give more rows than the {x_ND.shape[1]} features"
         )
-    error = (residual_NE / free_N[:, None]).square().sum()
-    return float(1 - error / (y_NE * (n / (n - 1))).square().sum())
+    return _Regressor(u_NR, shrink_R, free_N)
+
+
+def _r2(x: _Regressor, y_NE: Tensor) -> float:
+    residual_NE = y_NE - x.basis @ (x.shrink[:, None] * (x.basis.T @ y_NE))
+    if x.free is None:
+        return float(1 - residual_NE.square().sum() / y_NE.square().sum())
+    n = len(y_NE)
+    return float(1 - (residual_NE / x.free[:, None]).square().sum() / (y_NE * (n / (n - 1))).square().sum())
 
 
 def _neuron_correlations(x: Rows, y: Rows) -> Tensor:

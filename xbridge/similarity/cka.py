@@ -3,31 +3,56 @@
     CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
 
 The default estimator is the unbiased HSIC_1 of Song et al. (2012): about 0 for independent inputs, where the biased one
-grows with d / n. Its estimates can be negative, and are not clamped. All arithmetic is float64 on centred rows of unit
-scale, so offsets and scales of the input do not cost precision.
+grows with d / n. Its estimates can be negative, and are not clamped. Rows are centred and brought to unit scale before
+anything is multiplied, so offsets and scales of the input do not cost precision.
 
-**Standard error**: the delete-one jackknife (Efron and Stein, 1981), computed exactly, not by n recomputations: leaving
-out an example changes the sums of HSIC by terms that follow from the rows of the kernel matrices. It is the spread of
-the estimate over samples of examples, for the given models. Where examples are not independent (translations of one
-sentence), pass `groups`: whole groups are left out. For independent inputs, where CKA is 0, the jackknife overstates
-the error by about sqrt(2) (the statistic is degenerate there).
+**Engines**: "moments" works with d x d matrices in one pass (linear and cosine), "gram" with tiles of n x n that are
+never stored, "minibatch" estimates from disjoint batches. The first two give the same number.
+
+**Standard error**: the delete-one jackknife, exact (similarity/jackknife.py); over batches for "minibatch". It is the
+spread of the estimate over samples of examples, for the given models. Where examples are not independent (translations
+of one sentence), pass `groups`: whole groups are left out. For independent inputs, where CKA is 0, the jackknife
+overstates the error by about sqrt(2) (the statistic is degenerate there).
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, overload
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xbridge.ops.feature_sums import FeatureSums
-from xbridge.ops.gram_sums import GramSums, Tile
-from xbridge.ops.hsic import Estimator, HsicSums, cka_from_sums
-from xbridge.similarity.kernels import Bandwidth, Kernel, prepare
-from xbridge.similarity.rows import Layers, Rows, as_layers, as_rows, require_same_rows, standardise
+from xbridge.ops.dispatch import Backend, checked
+from xbridge.ops.gram_sums import GramBlocks, Tile
+from xbridge.ops.hsic import Estimator, cka_from_sums
+from xbridge.ops.native import why_unavailable
+from xbridge.similarity.engines import Engine, choose_engine, choose_precision
+from xbridge.similarity.gram import prepared, whole_sample_sums
+from xbridge.similarity.jackknife import FeatureDeletions, jackknife
+from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
+from xbridge.similarity.minibatch import MinibatchSums
+from xbridge.similarity.moments import BLOCK_ROWS, SecondMoments
+from xbridge.similarity.readout import hsic_sums
+from xbridge.similarity.rows import Layers, Rows, as_chunk, as_rows, chunks_of, dims_of, named_layers, num_rows
 
-Engine: TypeAlias = Literal["auto", "moments", "gram"]
+Stream: TypeAlias = Iterator[Sequence[Rows]]
+"""Chunks of rows: each a sequence of (rows, d_l), one per layer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is computed; see `cka_matrix`."""
+
+    kernel: Kernel
+    estimator: Estimator
+    bandwidth: Bandwidth | tuple[Bandwidth, ...]
+    return_stderr: bool
+    groups: Rows | None
+    engine: Engine
+    batch_size: int | None
+    backend: Backend
 
 
 @overload
@@ -41,6 +66,8 @@ def cka(
     return_stderr: Literal[False] = False,
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> float: ...
 @overload
 def cka(
@@ -53,6 +80,8 @@ def cka(
     return_stderr: Literal[True],
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> tuple[float, float]: ...
 def cka(
     x: Rows,
@@ -64,23 +93,23 @@ def cka(
     return_stderr: bool = False,
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> float | tuple[float, float]:
     """CKA of x: (n, d1) and y: (n, d2), row i the same example in both; see `cka_matrix` for the options.
 
     A pair of bandwidths is the kernel's width for x and for y. With `return_stderr`, also the standard error.
     """
-    rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
-    require_same_rows(rows)
-    width_x, width_y = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
-    left, right = prepare({"x": rows["x"]}, kernel, width_x), prepare({"y": rows["y"]}, kernel, width_y)
-    value, error = _matrix(left, right, kernel, estimator, return_stderr, groups, engine, ["x"], ["y"])
+    widths = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
+    options = Options(kernel, estimator, widths, return_stderr, groups, engine, batch_size, backend)
+    value, error = _matrix({"x": x, "y": y}, 1, options)
     return (float(value[0, 0]), float(error[0, 0])) if error is not None else float(value[0, 0])
 
 
 @overload
 def cka_matrix(
-    a: Layers,
-    b: Layers | None = None,
+    a: Layers | Stream,
+    b: Layers | Stream | None = None,
     *,
     kernel: Kernel = "linear",
     estimator: Estimator = "unbiased",
@@ -88,11 +117,13 @@ def cka_matrix(
     return_stderr: Literal[False] = False,
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> np.ndarray: ...
 @overload
 def cka_matrix(
-    a: Layers,
-    b: Layers | None = None,
+    a: Layers | Stream,
+    b: Layers | Stream | None = None,
     *,
     kernel: Kernel = "linear",
     estimator: Estimator = "unbiased",
@@ -100,10 +131,12 @@ def cka_matrix(
     return_stderr: Literal[True],
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> tuple[np.ndarray, np.ndarray]: ...
 def cka_matrix(
-    a: Layers,
-    b: Layers | None = None,
+    a: Layers | Stream,
+    b: Layers | Stream | None = None,
     *,
     kernel: Kernel = "linear",
     estimator: Estimator = "unbiased",
@@ -111,106 +144,217 @@ def cka_matrix(
     return_stderr: bool = False,
     groups: Rows | None = None,
     engine: Engine = "auto",
+    batch_size: int | None = None,
+    backend: Backend = "auto",
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """CKA between every layer of `a` and every layer of `b` (default: of `a`): (S_a, S_b) float64.
 
-    a, b: sequences, or mappings from names, of (n, d_l); row i is the same example everywhere. Any float
-        type and device; computed on the CPU in float64.
+    a, b: sequences, or mappings from names, of (n, d_l) tensors, numpy arrays, memory maps, or layers of an
+    `ActivationStore`: whatever has a shape and slices of rows. Any float type and device; row i is the same example
+    everywhere. Or iterators of chunks of rows, each a sequence of (rows, d_l): read once, for "moments" and
+    "minibatch".
     kernel: "linear"; "cosine" (linear on rows of unit length); "rbf" exp(-d^2 / (2 bandwidth^2)) and "laplacian"
     exp(-d / bandwidth) on Euclidean distances d; or a function of ((b, d), (n, d)) rows that returns a (b, n) tile.
     bandwidth: a width in the input's units, or "median": the median distance between (at most 2,048, evenly spaced)
     rows, layer by layer.
     groups: (n,) whole numbers, examples that belong together; only the standard error depends on them.
-    engine: "moments" works with d x d matrices (linear and cosine), "gram" with blocks of n x n; "auto" takes the
-    cheaper one. They agree to rounding.
+    engine: "auto" takes the cheaper of "moments" and "gram"; batch_size (default 256) is that of "minibatch".
+    backend: "reference" computes in float64 throughout. "auto" does so for small work, and for large work and input
+    narrower than float64 takes float32 products with float64 sums, within 1e-7 of it; "native" and "triton" name
+    the kernels for that.
 
     Returns the matrix, or with `return_stderr` (matrix, standard errors). Raises ValueError, naming layer and row, for
     values that are not finite, rows that are all equal, unequal n, and n < 4 (5 with `return_stderr`; biased: 2, 3).
     An entry is NaN, with a warning that names the layer, where a layer's HSIC with itself is zero: all rows are equally
     far apart.
     """
-    rows_a = as_layers(a, "a")
-    rows_b = rows_a if b is None else as_layers(b, "b")
-    require_same_rows({"a": next(iter(rows_a.values())), "b": next(iter(rows_b.values()))})
-    left = prepare(rows_a, kernel, bandwidth)
-    right = None if b is None else prepare(rows_b, kernel, bandwidth)
-    names = list(rows_a), list(rows_b)
-    value, error = _matrix(left, right, kernel, estimator, return_stderr, groups, engine, *names)
-    return (value.numpy(), error.numpy()) if error is not None else value.numpy()
-
-
-def cka_permutation_test(
-    x: Rows, y: Rows, *, num_permutations: int = 1000, seed: int = 0, estimator: Estimator = "unbiased"
-) -> tuple[float, float]:
-    """Linear CKA of x: (n, d1) and y: (n, d2), and the p-value of independence: rows of y are permuted, one-sided.
-
-    p = (1 + permutations with a CKA at least as high) / (1 + num_permutations). Cost per permutation: n d1 d2
-    multiply-adds, with d cut to n.
-    """
-    value = cka(x, y, estimator=estimator)
-    rows_x, rows_y = (_rotated(standardise(as_rows(z, name), name)[0]) for z, name in ((x, "x"), (y, "y")))
-    a, b = rows_x.square().sum(1), rows_y.square().sum(1)
-    diagonal = len(rows_x) / (len(rows_x) - 2) if estimator == "unbiased" else 0.0
-    generator = torch.Generator().manual_seed(seed)
-
-    def varying_part(order: Tensor) -> float:
-        return float((rows_x.T @ rows_y[order]).square().sum() - diagonal * (a @ b[order]))
-
-    observed = varying_part(torch.arange(len(rows_x)))
-    tolerance = 1e-12 * abs(observed)
-    orders = (torch.randperm(len(rows_x), generator=generator) for _ in range(num_permutations))
-    return value, (1 + sum(varying_part(order) >= observed - tolerance for order in orders)) / (1 + num_permutations)
-
-
-def _rotated(x: Tensor) -> Tensor:
-    """The rows in a basis of at most n dimensions: the same inner products, fewer columns."""
-    return x if x.shape[1] <= len(x) else torch.linalg.qr(x.T, mode="r").R.T
-
-
-def _matrix(
-    left: list[tuple[Tensor, Tile]],
-    right: list[tuple[Tensor, Tile]] | None,
-    kernel: Kernel,
-    estimator: Estimator,
-    return_stderr: bool,
-    groups: Rows | None,
-    engine: Engine,
-    names_left: Sequence[str],
-    names_right: Sequence[str],
-) -> tuple[Tensor, Tensor | None]:
-    """CKA and, when asked for, its standard error: (S_a, S_b) each."""
-    if estimator not in ("unbiased", "biased"):
-        raise ValueError(f"estimator must be unbiased or biased, not {estimator!r}")
-    n = len(left[0][0])
-    group_N = _group_ids(groups, n)
-    num_left_out = 0 if not return_stderr else 1 if group_N is None else int(torch.bincount(group_N).max())
-    least = (4 if estimator == "unbiased" else 2) + num_left_out
-    if n < least:
-        raise ValueError(f"{n} examples: the {estimator} estimator needs at least {least}")
-    sums: GramSums | FeatureSums
-    keep_diagonal = estimator == "biased"
-    if _use_moments(left, right, kernel, engine, return_stderr=return_stderr, grouped=group_N is not None):
-        sums = FeatureSums(
-            [x for x, _ in left], None if right is None else [y for y, _ in right], keep_diagonal=keep_diagonal
-        )
+    options = Options(kernel, estimator, bandwidth, return_stderr, groups, engine, batch_size, backend)
+    if isinstance(a, Iterator):
+        value, error = _of_stream(a, cast(Stream | None, b), options)
     else:
-        sums = GramSums(left, right, keep_diagonal=keep_diagonal)
-    totals = sums.totals()
-    value = cka_from_sums(totals, estimator)
-    _warn_if_degenerate(value, names_left, names_right)
-    if not return_stderr:
+        layers, split = _joined(a, cast(Layers | None, b))
+        value, error = _matrix(layers, split, options)
+    return (value.cpu().numpy(), error.cpu().numpy()) if error is not None else value.cpu().numpy()
+
+
+def _joined(a: Layers, b: Layers | None) -> tuple[dict[str, Rows], int | None]:
+    """All layers under names of their own, and how many of them are of `a` (None: there is no b)."""
+    left = named_layers(a, "a")
+    if b is None:
+        return left, None
+    right = named_layers(b, "b")
+    if num_rows(left) != num_rows(right):
+        n, m = num_rows(left), num_rows(right)
+        raise ValueError(f"b has {m} rows, a has {n}: row i must be the same example in both")
+    shared = left.keys() & right.keys()
+    named_left = {f"{key} of a" if key in shared else key: x for key, x in left.items()}
+    return {**named_left, **{f"{key} of b" if key in shared else key: x for key, x in right.items()}}, len(left)
+
+
+def _matrix(layers: Mapping[str, Rows], split: int | None, options: Options) -> tuple[Tensor, Tensor | None]:
+    """CKA and, when asked for, its standard error: (S_a, S_b) each."""
+    layers = named_layers(layers, "layers")
+    n, group_N = num_rows(layers), _group_ids(options.groups, num_rows(layers))
+    _check_options(options, n, group_N)
+    engine = choose_engine(
+        options.engine, options.kernel, n, dims_of(layers), split, backend=checked(options.backend),
+        return_stderr=options.return_stderr, grouped=options.return_stderr and group_N is not None,
+    )  # fmt: skip
+    if engine == "minibatch":
+        value, error = _by_minibatch(layers, split, options)
+    elif engine == "moments":
+        value, error = _by_moments(layers, split, options)
+    else:
+        value, error = _by_gram({name: as_chunk(x[0:n], name) for name, x in layers.items()}, split, options, group_N)
+    _warn_if_degenerate(value, list(layers), split)
+    return value, error
+
+
+def _by_moments(layers: Mapping[str, Rows], split: int | None, options: Options) -> tuple[Tensor, Tensor | None]:
+    names, dims = list(layers), dims_of(layers)
+    dtypes = [as_chunk(x[0:1], name).dtype for name, x in layers.items()]
+    precision = choose_precision(num_rows(layers), dims, split, dtypes, checked(options.backend))
+    moments = SecondMoments(dims, split=split, precision=precision, names=names)
+
+    def chunks() -> Iterator[list[Tensor]]:
+        return _unit_chunks(chunks_of(layers, BLOCK_ROWS), names, options.kernel)
+
+    for chunk in chunks():
+        moments.update(chunk)
+    moments.flush()
+    totals = hsic_sums(moments.state(), options.estimator, names)
+    value = cka_from_sums(totals, options.estimator)
+    if not options.return_stderr:
         return value, None
-    deletions = sums.deletions(totals, group_N) if isinstance(sums, GramSums) else sums.deletions(totals)
-    return value, _jackknife(value, deletions, estimator)
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    deletions = FeatureDeletions(moments, totals, options.estimator, dtype).blocks(chunks())
+    return value, jackknife(value, deletions, options.estimator)
 
 
-def _jackknife(value: Tensor, deletions: Iterator[HsicSums], estimator: Estimator) -> Tensor:
-    """sqrt((G-1)/G sum_g (CKA_(g) - mean CKA_(.))^2), from differences to the full value."""
-    count, first, second = 0, torch.zeros_like(value), torch.zeros_like(value)
-    for sums in deletions:
-        change = cka_from_sums(sums, estimator) - value
-        count, first, second = count + len(change), first + change.sum(0), second + change.square().sum(0)
-    return ((count - 1) / count * (second - first.square() / count)).clamp_min(0).sqrt()
+def _by_gram(
+    layers: Mapping[str, Tensor], split: int | None, options: Options, group_N: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    if callable(options.kernel) or options.return_stderr:
+        return _by_gram_blocks(layers, split, options, group_N)
+    rows, kernel = prepared(layers, options.kernel)
+    kernels = kernel_layers(rows, kernel, options.bandwidth)
+    sums = whole_sample_sums(
+        rows, split=split, kernel=kernel, kernels=kernels, estimator=options.estimator, backend=options.backend
+    )
+    return cka_from_sums(sums, options.estimator), None
+
+
+def _by_gram_blocks(
+    layers: Mapping[str, Tensor], split: int | None, options: Options, group_N: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """In float64 throughout, for kernels given as functions and for deletions."""
+    rows = {name: as_rows(x, name) for name, x in layers.items()}
+    tiles: list[tuple[Tensor, Tile]]
+    if callable(options.kernel):
+        tiles = [(x, options.kernel) for x in rows.values()]
+    else:
+        rows, kernel = prepared(rows, options.kernel)
+        kernels = kernel_layers(rows, kernel, options.bandwidth)
+        tiles = [((x - k.shift) * k.scale, tile_of(k, kernel)) for x, k in zip(rows.values(), kernels, strict=True)]
+    left, right = (tiles, None) if split is None else (tiles[:split], tiles[split:])
+    blocks = GramBlocks(left, right, keep_diagonal=options.estimator == "biased")
+    totals = blocks.totals()
+    value = cka_from_sums(totals, options.estimator)
+    if not options.return_stderr:
+        return value, None
+    return value, jackknife(value, blocks.deletions(totals, group_N), options.estimator)
+
+
+def _by_minibatch(layers: Mapping[str, Rows], split: int | None, options: Options) -> tuple[Tensor, Tensor | None]:
+    sums = MinibatchSums(
+        dims_of(layers), batch_size=options.batch_size or 256, kernel=options.kernel, estimator=options.estimator,
+        split=split, names=list(layers), kernels=_minibatch_kernels(layers, options),
+    )  # fmt: skip
+    for chunk in chunks_of(layers, BLOCK_ROWS):
+        sums.update(chunk)
+    return _read(sums, options)
+
+
+def _minibatch_kernels(layers: Mapping[str, Rows], options: Options) -> list[KernelLayer] | None:
+    return None if callable(options.kernel) else kernel_layers(layers, options.kernel, options.bandwidth)
+
+
+def _of_stream(a: Stream, b: Stream | None, options: Options) -> tuple[Tensor, Tensor | None]:
+    """The one-pass engines on chunks as they come."""
+    if options.engine not in ("auto", "moments", "minibatch"):
+        raise ValueError(f'an iterator of chunks is read once: engine "moments" or "minibatch", not {options.engine!r}')
+    if options.groups is not None:
+        raise ValueError("groups: an iterator of chunks is read once; give the layers themselves")
+    check_kernel(options.kernel)
+    chunks = _joined_chunks(a, b)
+    first, split = next(chunks, (None, None))
+    if first is None:
+        raise ValueError("the iterator holds no chunks")
+    dims = [int(x.shape[1]) for x in first]
+    names = [f"layer {i}" for i in range(len(dims))]
+    one_pass = options.kernel in ("linear", "cosine") and not options.return_stderr
+    if options.engine == "moments" and not one_pass:
+        raise ValueError('one pass gives no standard error and takes the linear and cosine kernels: engine="minibatch"')
+    everything = (chunk for part in (iter([(first, split)]), chunks) for chunk, _ in part)
+    if options.engine == "minibatch" or not one_pass:
+        sums = MinibatchSums(
+            dims, batch_size=options.batch_size or 256, kernel=options.kernel, estimator=options.estimator, split=split,
+            bandwidth=cast(Bandwidth, options.bandwidth),
+        )  # fmt: skip
+        for chunk in everything:
+            sums.update(chunk)
+        value, error = _read(sums, options)
+    else:
+        moments = SecondMoments(dims, split=split, precision="float64")
+        for chunk in _unit_chunks(everything, names, options.kernel):
+            moments.update(chunk)
+        value, error = torch.from_numpy(moments.cka(options.estimator)), None
+    _warn_if_degenerate(value, names, split)
+    return value, error
+
+
+def _joined_chunks(a: Stream, b: Stream | None) -> Iterator[tuple[list[Tensor], int | None]]:
+    for number, chunk in enumerate(a):
+        left = [as_chunk(x, f"layer {i} of chunk {number}") for i, x in enumerate(chunk)]
+        if b is None:
+            yield left, None
+            continue
+        other = next(b, None)
+        if other is None:
+            raise ValueError(f"b has {number} chunks, a has more: both must give the same rows at the same time")
+        yield [*left, *(as_chunk(x, f"layer {i} of chunk {number} of b") for i, x in enumerate(other))], len(left)
+    if b is not None and next(b, None) is not None:
+        raise ValueError("b has more chunks than a: both must give the same rows at the same time")
+
+
+def _unit_chunks(chunks: Iterable[Sequence[Tensor]], names: Sequence[str], kernel: Kernel) -> Iterator[list[Tensor]]:
+    """The chunks, their rows of unit length for the cosine kernel."""
+    row = 0
+    for chunk in chunks:
+        if kernel == "cosine":
+            yield [unit_rows(x, name, row) for x, name in zip(chunk, names, strict=True)]
+        else:
+            yield list(chunk)
+        row += len(chunk[0])
+
+
+def _read(sums: MinibatchSums, options: Options) -> tuple[Tensor, Tensor | None]:
+    error = torch.from_numpy(sums.stderr()) if options.return_stderr else None
+    return torch.from_numpy(sums.cka()), error
+
+
+def _check_options(options: Options, n: int, group_N: Tensor | None) -> None:
+    check_kernel(options.kernel)
+    if options.estimator not in ("unbiased", "biased"):
+        raise ValueError(f"estimator must be unbiased or biased, not {options.estimator!r}")
+    if options.batch_size is not None and options.engine != "minibatch":
+        raise ValueError('batch_size is for engine="minibatch"')
+    if checked(options.backend) == "native" and why_unavailable():
+        raise ValueError(f"backend native: {why_unavailable()}")
+    num_left_out = 0 if not options.return_stderr else 1 if group_N is None else int(torch.bincount(group_N).max())
+    least = (4 if options.estimator == "unbiased" else 2) + num_left_out
+    if n < least:
+        raise ValueError(f"{n} examples: the {options.estimator} estimator needs at least {least}")
 
 
 def _group_ids(groups: Rows | None, n: int) -> Tensor | None:
@@ -226,39 +370,13 @@ def _group_ids(groups: Rows | None, n: int) -> Tensor | None:
     return numbered
 
 
-def _use_moments(
-    left: list[tuple[Tensor, Tile]],
-    right: list[tuple[Tensor, Tile]] | None,
-    kernel: Kernel,
-    engine: Engine,
-    *,
-    return_stderr: bool,
-    grouped: bool,
-) -> bool:
-    """Feature space or Gram space: the cheaper one, unless `engine` says which."""
-    possible = kernel in ("linear", "cosine") and not (grouped and return_stderr)
-    if engine == "moments" and not possible:
-        raise ValueError('engine "moments" takes the linear and cosine kernels, and no groups; use "gram"')
-    if engine not in ("auto", "moments", "gram"):
-        raise ValueError(f"engine must be auto, moments or gram, not {engine!r}")
-    if engine != "auto" or not possible:
-        return engine == "moments"
-    n, other = len(left[0][0]), left if right is None else right
-    dims_left, dims_right = sum(x.shape[1] for x, _ in left), sum(y.shape[1] for y, _ in other)
-    num_layers, num_pairs = len(left) + (0 if right is None else len(other)), len(left) * len(other)
-    dims = dims_left + (0 if right is None else dims_right)
-    # multiply-adds; the constants, for what is bound by memory, were fitted to measurements on a CPU
-    in_features = 0.75 * n * dims_left * dims_right * (1 + return_stderr)
-    in_grams = n * n * (dims + num_pairs + return_stderr * (400 * num_layers + 3 * num_pairs))
-    return in_features < in_grams
-
-
-def _warn_if_degenerate(value: Tensor, names_left: Sequence[str], names_right: Sequence[str]) -> None:
+def _warn_if_degenerate(value: Tensor, names: Sequence[str], split: int | None) -> None:
     undefined = value.isnan()
-    for names, whole in ((names_left, undefined.all(1)), (names_right, undefined.all(0))):
+    names_left, names_right = (names, names) if split is None else (names[:split], names[split:])
+    for side, whole in ((names_left, undefined.all(1)), (names_right, undefined.all(0))):
         for index in whole.nonzero()[:1, 0].tolist():
             warnings.warn(
-                f"{names[index]}: its HSIC with itself is zero (all rows equally far apart?), so its CKA is NaN",
+                f"{side[index]}: its HSIC with itself is zero (all rows equally far apart?), so its CKA is NaN",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -19,11 +19,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xbridge.ops.gram_sums import squared_distances
-from xbridge.similarity.rows import Rows, as_rows, require_same_rows, standardise
+from xbridge.similarity.allpairs import pair_matrix
+from xbridge.similarity.rows import Layers, Rows, as_rows, require_same_rows, standardise
 
 Distance: TypeAlias = Literal["sqeuclidean", "euclidean", "cosine", "correlation"]
 EXACT_ROWS = 4096
@@ -39,11 +41,26 @@ def rsa(x: Rows, y: Rows, *, distance: Distance = "sqeuclidean") -> float:
     Cost n d1 d2 and memory of the inputs, except for "euclidean": n^2 (d1 + d2), in blocks. ValueError for n < 3, and
     where all pairs are equally far apart.
     """
-    x_rows, y_rows = _prepared(x, y, distance)
+    return float(rsa_matrix({"x": x}, {"y": y}, distance=distance)[0, 0])
+
+
+def rsa_matrix(a: Layers, b: Layers | None = None, *, distance: Distance = "sqeuclidean") -> np.ndarray:
+    """`rsa` between every layer of `a` and every layer of `b` (default: of `a`): (S_a, S_b) float64."""
+
+    def named(x: Tensor, name: str) -> tuple[Tensor, str]:
+        return _prepared(x, name, distance), name
+
+    def prepare(x: Tensor, name: str) -> tuple[Tensor, float]:
+        """The rows, and the root of the sum of their squared centred distances."""
+        rows = _prepared(x, name, distance)
+        return rows, math.sqrt(_distance_product(rows, rows, name))
+
+    def pair(x: tuple[Tensor, float], y: tuple[Tensor, float]) -> float:
+        return _distance_product(x[0], y[0]) / (x[1] * y[1])
+
     if distance == "euclidean":
-        return _streamed_correlation(x_rows, y_rows)
-    own_x, own_y = _distance_product(x_rows, x_rows, "x"), _distance_product(y_rows, y_rows, "y")
-    return _distance_product(x_rows, y_rows) / math.sqrt(own_x * own_y)
+        return pair_matrix(a, b, named, named, _streamed, symmetric=True)
+    return pair_matrix(a, b, prepare, prepare, pair, symmetric=True)
 
 
 def rsa_spearman(
@@ -59,7 +76,9 @@ def rsa_spearman(
         1e-8 on ordinary activations of that size. A warning says so above 1e-6 (one row far from all others stretches
         the bins). "auto" is exact up to n = 4,096.
     """
-    x_rows, y_rows = _prepared(x, y, distance)
+    rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
+    require_same_rows(rows)
+    x_rows, y_rows = (_prepared(z, name, distance) for name, z in rows.items())
     if method not in ("auto", "exact", "histogram"):
         raise ValueError(f"method must be auto, exact or histogram, not {method!r}")
     if method == "exact" or (method == "auto" and len(x_rows) <= EXACT_ROWS):
@@ -67,17 +86,15 @@ def rsa_spearman(
     return _histogram_spearman(x_rows, y_rows)
 
 
-def _prepared(x: Rows, y: Rows, distance: Distance) -> tuple[Tensor, Tensor]:
-    """Both centred and of unit total variance, after which the distance is (a multiple of) the Euclidean one."""
+def _prepared(x: Tensor, name: str, distance: Distance) -> Tensor:
+    """Centred rows of unit total variance, whose distances are (a multiple of) Euclidean ones."""
     if distance not in ("sqeuclidean", "euclidean", "cosine", "correlation"):
         raise ValueError(f"distance must be sqeuclidean, euclidean, cosine or correlation, not {distance!r}")
-    rows = {"x": as_rows(x, "x"), "y": as_rows(y, "y")}
-    require_same_rows(rows)
-    if len(rows["x"]) < 3:
-        raise ValueError(f"{len(rows['x'])} rows: a correlation over pairs of rows needs at least 3")
+    if len(x) < 3:
+        raise ValueError(f"{name}: {len(x)} rows; a correlation over pairs of rows needs at least 3")
     if distance in ("cosine", "correlation"):
-        rows = {name: _unit(z, name, centre=distance == "correlation") for name, z in rows.items()}
-    return standardise(rows["x"], "x")[0], standardise(rows["y"], "y")[0]
+        x = _unit(x, name, centre=distance == "correlation")
+    return standardise(x, name)[0]
 
 
 def _unit(x: Tensor, name: str, *, centre: bool) -> Tensor:
@@ -114,8 +131,9 @@ def _squared_cross_norm(x: Tensor, y: Tensor) -> float:
     return float(sum(((x_block @ x.T) * (y_block @ y.T)).sum() for x_block, y_block in blocks))
 
 
-def _streamed_correlation(x: Tensor, y: Tensor) -> float:
+def _streamed(layer_x: tuple[Tensor, str], layer_y: tuple[Tensor, str]) -> float:
     """Pearson's correlation of the unsquared distances, sums shifted by the mean of the first block."""
+    (x, name_x), (y, name_y) = layer_x, layer_y
     shift: tuple[Tensor, Tensor] | None = None
     count, sums = 0, torch.zeros(5, dtype=torch.float64)
     for squared_x, squared_y in _pairs(x, y):
@@ -126,7 +144,7 @@ def _streamed_correlation(x: Tensor, y: Tensor) -> float:
         count += len(u)
     sum_u, sum_v, uu, vv, uv = (sums / count).tolist()
     variance_u, variance_v = uu - sum_u**2, vv - sum_v**2
-    for name, variance in (("x", variance_u), ("y", variance_v)):
+    for name, variance in ((name_x, variance_u), (name_y, variance_v)):
         if variance <= 1e-13:
             raise ValueError(f"{name}: all pairs of rows are equally far apart; their distances have no correlation")
     return float(uv - sum_u * sum_v) / math.sqrt(variance_u * variance_v)

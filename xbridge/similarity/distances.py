@@ -9,14 +9,14 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from xbridge.ops.gram_sums import Tile, squared_distances
+from xbridge.ops.gram_sums import Tile, laplacian_tile, rbf_tile, squared_distances
 from xbridge.ops.hsic import Estimator
 from xbridge.similarity.cka import cka
-from xbridge.similarity.kernels import Bandwidth, prepare
-from xbridge.similarity.rows import Rows, as_pair, as_rows
+from xbridge.similarity.rows import Rows, as_pair, as_rows, standardise
 
 DiscrepancyKernel: TypeAlias = Literal["linear", "rbf", "laplacian"]
 BLOCK_BYTES = 16 << 20
+MEDIAN_ROWS = 2048
 
 
 def distance_correlation(x: Rows, y: Rows, *, estimator: Estimator = "unbiased") -> float:
@@ -39,15 +39,16 @@ def squared_mmd(
     *,
     kernel: DiscrepancyKernel = "rbf",
     estimator: Estimator = "unbiased",
-    bandwidth: Bandwidth = "median",
+    bandwidth: Literal["median"] | float = "median",
 ) -> float:
     """Squared maximum mean discrepancy between the distributions of two sets (Gretton et al., 2012).
 
     x: (n, d), y: (m, d): rows are not paired. E k(x, x') + E k(y, y') - 2 E k(x, y); "unbiased" (lemma 6) leaves the
     pairs of a row with itself out, is about 0 for equal distributions and may be negative; "biased" (equation 5) is
     at least 0. "linear": |difference of means|^2 in squared units of the input, unchanged by anything but the means;
-    "rbf" and "laplacian" with the bandwidth of `cka`, the median being over both sets. Cost (n + m)^2 d (linear:
-    (n + m) d), memory O(n + m). ValueError for fewer than 2 rows (biased: 1).
+    "rbf" exp(-d^2 / (2 bandwidth^2)) and "laplacian" exp(-d / bandwidth), where "median" is the median distance between
+    (at most 2,048, evenly spaced) rows of both sets together. Cost (n + m)^2 d (linear: (n + m) d), memory O(n + m).
+    ValueError for fewer than 2 rows (biased: 1), and where all rows of both are equal.
     """
     x_rows, y_rows = _same_space(x, y, least=2 if estimator == "unbiased" else 1)
     if estimator not in ("unbiased", "biased"):
@@ -56,7 +57,11 @@ def squared_mmd(
         return _linear_mmd(x_rows, y_rows, estimator)
     if kernel not in ("rbf", "laplacian"):
         raise ValueError(f"kernel must be linear, rbf or laplacian, not {kernel!r}")
-    ((pooled, tile),) = prepare({"x and y together": torch.cat([x_rows, y_rows])}, kernel, bandwidth)
+    pooled, scale = standardise(torch.cat([x_rows, y_rows]), "x and y together")
+    width = _median_distance(pooled) if bandwidth == "median" else bandwidth / scale
+    if not width > 0:
+        raise ValueError(f"the bandwidth must be positive, got {width * scale:g}: give a number")
+    tile = rbf_tile(width) if kernel == "rbf" else laplacian_tile(width)
     x_rows, y_rows = pooled[: len(x_rows)], pooled[len(x_rows) :]
     between = _kernel_sum(x_rows, y_rows, tile) / (len(x_rows) * len(y_rows))
     return _mean_within(x_rows, tile, estimator) + _mean_within(y_rows, tile, estimator) - 2 * between
@@ -84,6 +89,13 @@ def frechet_distance(x: Rows, y: Rows) -> float:
 
 def _negative_distance(x: Tensor, y: Tensor) -> Tensor:
     return -squared_distances(x, y).sqrt()
+
+
+def _median_distance(x: Tensor) -> float:
+    if len(x) > MEDIAN_ROWS:
+        x = x[torch.linspace(0, len(x) - 1, MEDIAN_ROWS).long()]
+    i, j = torch.triu_indices(len(x), len(x), offset=1)
+    return float(squared_distances(x, x)[i, j].median().sqrt())
 
 
 def _same_space(x: Rows, y: Rows, *, least: int) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,20 @@
 x: (n, d1), y: (n, d2), row i the same example in both. Rows are centred first. Similarities lie in [0, 1], are 1 for x
 against a shifted, rescaled rotation of x, and do not correct for chance: with d near n, the CCA family is near 1 for
 independent inputs. Invariances: `xbridge.similarity.properties`. From second moments: `xbridge.similarity.covariance`.
+
+`<measure>_matrix(a, b)` is the measure between all layers of `a` and of `b` (default: of `a`), (S_a, S_b) float64: one
+decomposition per layer and one product per pair.
 """
 
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xbridge.similarity.rows import Rows, as_pair
+from xbridge.similarity.allpairs import pair_matrix
+from xbridge.similarity.rows import Layers, Rows, as_pair, standardise
 
 
 def canonical_correlations(x: Rows, y: Rows) -> Tensor:
@@ -37,7 +42,12 @@ def principal_angles(x: Rows, y: Rows) -> Tensor:
 
 def cca(x: Rows, y: Rows) -> float:
     """Mean canonical correlation over the smaller rank: mean_i rho_i (Raghu et al., 2017, as a summary of CCA)."""
-    return float(canonical_correlations(x, y).mean())
+    return float(cca_matrix({"x": x}, {"y": y})[0, 0])
+
+
+def cca_matrix(a: Layers, b: Layers | None = None) -> np.ndarray:
+    """`cca` between all pairs of layers."""
+    return svcca_matrix(a, b, variance=1.0)
 
 
 def svcca(x: Rows, y: Rows, *, variance: float = 0.99) -> float:
@@ -45,10 +55,18 @@ def svcca(x: Rows, y: Rows, *, variance: float = 0.99) -> float:
 
     Raghu et al. (2017), section 2. The share is of squared singular values.
     """
+    return float(svcca_matrix({"x": x}, {"y": y}, variance=variance)[0, 0])
+
+
+def svcca_matrix(a: Layers, b: Layers | None = None, *, variance: float = 0.99) -> np.ndarray:
+    """`svcca` between all pairs of layers."""
     if not 0 < variance <= 1:
         raise ValueError(f"variance must be in (0, 1], got {variance}")
-    x_centred, y_centred = as_pair(x, y)
-    return float(_correlations(_basis(x_centred, variance), _basis(y_centred, variance)).mean())
+
+    def prepare(x: Tensor, name: str) -> Tensor:
+        return _basis(standardise(x, name)[0], variance)
+
+    return pair_matrix(a, b, prepare, prepare, lambda x, y: float(_correlations(x, y).mean()), symmetric=True)
 
 
 def pwcca(x: Rows, y: Rows, *, weights: Literal["x", "y"] = "x") -> float:
@@ -58,13 +76,27 @@ def pwcca(x: Rows, y: Rows, *, weights: Literal["x", "y"] = "x") -> float:
     centred features of the side that `weights` names and h_i its canonical variables. Not symmetric, and it changes
     when that side is rotated or mapped linearly; the other side may be mapped freely.
     """
+    return float(pwcca_matrix({"x": x}, {"y": y}, weights=weights)[0, 0])
+
+
+def pwcca_matrix(a: Layers, b: Layers | None = None, *, weights: Literal["x", "y"] = "x") -> np.ndarray:
+    """`pwcca` between all pairs of layers, x from `a` and y from `b`."""
     if weights not in ("x", "y"):
         raise ValueError(f"weights must be 'x' or 'y', not {weights!r}")
-    weighing, other = as_pair(x, y) if weights == "x" else as_pair(x, y)[::-1]
-    basis, basis_other = _basis(weighing), _basis(other)
-    left, correlations, _ = torch.linalg.svd(basis.T @ basis_other, full_matrices=False)
-    alpha = ((basis @ left).T @ weighing).abs().sum(dim=1)
-    return float((alpha * correlations).sum() / alpha.sum())
+
+    def prepare(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """The basis, and the features in it."""
+        centred, _ = standardise(x, name)
+        basis = _basis(centred)
+        return basis, basis.T @ centred
+
+    def pair(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
+        (basis, features), (other, _) = (x, y) if weights == "x" else (y, x)
+        left, correlations, _ = torch.linalg.svd(basis.T @ other, full_matrices=False)
+        alpha = (left.T @ features).abs().sum(dim=1)
+        return float((alpha * correlations).sum() / alpha.sum())
+
+    return pair_matrix(a, b, prepare, prepare, pair, symmetric=False)
 
 
 def procrustes(x: Rows, y: Rows) -> float:
@@ -72,8 +104,12 @@ def procrustes(x: Rows, y: Rows) -> float:
 
     One minus half the squared `procrustes_distance`. With d1 != d2 the narrower one is padded with zeros.
     """
-    x_centred, y_centred = _unit_pair(x, y)
-    return float(torch.linalg.svdvals(x_centred.T @ y_centred).sum())
+    return float(procrustes_matrix({"x": x}, {"y": y})[0, 0])
+
+
+def procrustes_matrix(a: Layers, b: Layers | None = None) -> np.ndarray:
+    """`procrustes` between all pairs of layers."""
+    return pair_matrix(a, b, _unit, _unit, lambda x, y: float(torch.linalg.svdvals(x.T @ y).sum()), symmetric=True)
 
 
 def normalised_bures(x: Rows, y: Rows) -> float:
@@ -92,7 +128,7 @@ def procrustes_distance(x: Rows, y: Rows) -> float:
     shift, scale and rotation. It is computed from the residual itself, so equal sets are 1e-15 apart, where
     sqrt(2 - 2 `procrustes`) would say 1e-8.
     """
-    x_centred, y_centred = _unit_pair(x, y)
+    x_centred, y_centred = (_unit(z, name) for z, name in zip(as_pair(x, y), ("x", "y"), strict=True))
     if x_centred.shape[1] > y_centred.shape[1]:
         x_centred, y_centred = y_centred, x_centred
     left, _, right = torch.linalg.svd(x_centred.T @ y_centred, full_matrices=False)
@@ -107,10 +143,11 @@ def procrustes_angle(x: Rows, y: Rows) -> float:
     return 2 * math.asin(procrustes_distance(x, y) / 2)
 
 
-def _unit_pair(x: Rows, y: Rows) -> tuple[Tensor, Tensor]:
-    """Both centred, of unit Frobenius norm, with at most n columns."""
-    x_centred, y_centred = (_narrow(z) for z in as_pair(x, y))
-    return x_centred / x_centred.norm(), y_centred / y_centred.norm()
+def _unit(x: Tensor, name: str) -> Tensor:
+    """Centred, of unit Frobenius norm, with at most n columns."""
+    narrow = _narrow(standardise(x, name)[0])
+    unit: Tensor = narrow / narrow.norm()
+    return unit
 
 
 def _narrow(x: Tensor) -> Tensor:

@@ -1,0 +1,250 @@
+"""Minibatch CKA (Nguyen et al., 2021, section 2.2): HSIC summed over disjoint batches, divided once; with its error.
+
+    CKA = sum_b HSIC_b(K, L) / sqrt(sum_b HSIC_b(K, K) sum_b HSIC_b(L, L))
+
+One pass, memory free of n, n b F multiply-adds: an estimate of the CKA of the whole sample, not that number itself.
+With the unbiased HSIC_1 it estimates the same population value at any batch size; the biased HSIC_0 keeps the bias of
+one batch. The standard error is the delta method's over batches: with e_b the batch's influence on the ratio,
+
+    se^2 = B / (B - 1) sum_b e_b^2,   e_b = (h_b(K,L) / sqrt(PQ) - CKA (h_b(K,K) / 2P + h_b(L,L) / 2Q)) / B
+
+Shape letters: B batch rows, S layers, D features.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xbridge.ops.hsic import Estimator
+from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
+from xbridge.similarity.rows import Rows, as_chunk
+
+SLABS = 16  # float32 products of two centred Gram matrices are summed in so many parts, the parts in float64
+FIELDS = (
+    "pair", "left", "right", "pair2", "left2", "right2", "pair_left", "pair_right", "left_right",
+)  # fmt: skip
+
+
+class MinibatchSums:
+    """Sums of HSIC over batches of rows, in the order in which they come, whatever the chunks.
+
+    dims, split: as for `SecondMoments`. kernel, bandwidth: as for `cka_matrix`; a median bandwidth is the first
+    batch's.
+    batch_size: rows per batch, at least 4; the last batch takes what is left over, and up to 3 rows more than the
+    others rather than leave out rows. Batches are weighted by their rows.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        batch_size: int = 256,
+        kernel: Kernel = "linear",
+        bandwidth: Bandwidth = "median",
+        estimator: Estimator = "unbiased",
+        split: int | None = None,
+        names: Sequence[str] | None = None,
+        kernels: Sequence[KernelLayer] | None = None,
+    ):
+        check_kernel(kernel)
+        if batch_size < 4:
+            raise ValueError(f"batch_size must be at least 4, got {batch_size}")
+        self.dims, self.split, self.batch_size = tuple(dims), split, batch_size
+        self.kernel, self.bandwidth, self.estimator = kernel, bandwidth, estimator
+        self.names = tuple(names or (f"layer {i}" for i in range(len(dims))))
+        self.num_examples, self.num_batches = 0, 0
+        self._kernels = None if kernels is None else list(kernels)
+        self._pending: list[list[Tensor]] = [[] for _ in self.dims]
+        self._num_pending = 0
+        self._sums = self._zeros()
+
+    def update(self, chunk: Sequence[Rows]) -> None:
+        """Add rows: one (rows, d_l) matrix per layer, any float type. ValueError names a layer and row not finite."""
+        if len(chunk) != len(self.dims):
+            raise ValueError(f"expected {len(self.dims)} layers, got {len(chunk)}")
+        rows = [as_chunk(x, name) for x, name in zip(chunk, self.names, strict=True)]
+        for name, x, dim in zip(self.names, rows, self.dims, strict=True):
+            if x.shape != (len(rows[0]), dim):
+                raise ValueError(f"{name}: expected {(len(rows[0]), dim)}, got {tuple(x.shape)}")
+        for kept, x in zip(self._pending, rows, strict=True):
+            kept.append(x)
+        self._num_pending += len(rows[0])
+        self._consume(self.batch_size + 4)
+        self._pending = [[x.clone() for x in kept] for kept in self._pending]
+
+    def merge(self, other: "MinibatchSums") -> None:
+        """Add another's batches. Rows that do not fill a batch yet become one of their own, on both sides.
+
+        With equal bandwidths (given, or "linear") the result is that of one stream where shares are whole batches.
+        """
+        if (other.dims, other.split, other.estimator) != (self.dims, self.split, self.estimator):
+            raise ValueError("the two have other layers or another estimator")
+        self._finish()
+        other._finish()
+        self._sums = {key: value + other._sums[key] for key, value in self._sums.items()}
+        self.num_examples += other.num_examples
+        self.num_batches += other.num_batches
+        self._kernels = self._kernels or other._kernels
+
+    def all_reduce(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
+        """Add up the sums of all ranks; every rank then holds the whole. Collective."""
+        import torch.distributed as dist
+
+        self._finish()
+        counts = torch.tensor([self.num_examples, self.num_batches])
+        for tensor in (counts, *self._sums.values()):
+            dist.all_reduce(tensor, group=group)
+        self.num_examples, self.num_batches = counts.tolist()
+
+    def cka(self) -> np.ndarray:
+        """The estimate, float64: (S, S), or (split, S - split). NaN where a layer's own HSIC is not positive."""
+        self._finish()
+        if self.num_batches == 0:
+            raise ValueError(f"{self.num_examples} examples: a batch needs at least 4")
+        ratio = self._sums["pair"] / self._norms()
+        return ratio.cpu().numpy()
+
+    def stderr(self) -> np.ndarray:
+        """Standard error of `cka`, over batches (delta method), same shape. ValueError for fewer than two batches."""
+        self._finish()
+        if self.num_batches < 2:
+            raise ValueError("the standard error over batches needs at least two of them; use a smaller batch_size")
+        s, norms = self._sums, self._norms()
+        value, p, q = s["pair"] / norms, s["left"][:, None], s["right"][None, :]
+        # sum_b (u h_xy - v h_xx - w h_yy)^2 with u, v, w constant over batches
+        u, v, w = 1 / norms, value / (2 * p), value / (2 * q)
+        squares = u**2 * s["pair2"] + v**2 * s["left2"][:, None] + w**2 * s["right2"][None, :]
+        crossed = -2 * u * v * s["pair_left"] - 2 * u * w * s["pair_right"] + 2 * v * w * s["left_right"]
+        count = self.num_batches
+        # a layer against itself has no spread: what is left there is rounding, of either sign
+        return (count / (count - 1) * (squares + crossed).clamp_min(0)).sqrt().cpu().numpy()
+
+    def save(self, path: Path) -> None:
+        """Write the sums as safetensors, atomically; rows of an unfinished batch become a batch of their own."""
+        from xbridge.similarity.statefile import save_state
+
+        self._finish()
+        if callable(self.kernel):
+            raise ValueError(
+                "sums with a kernel of your own cannot be saved: a function has no name that can be read back"
+            )
+        scalars = {
+            "dims": list(self.dims), "split": self.split, "batch_size": self.batch_size, "kernel": self.kernel,
+            "bandwidth": self.bandwidth, "estimator": self.estimator,
+        }  # fmt: skip
+        counts = {"num_examples": self.num_examples, "num_batches": self.num_batches}
+        shifts = {f"shift.{i}": k.shift for i, k in enumerate(self._kernels or ())}
+        widths = [(k.scale, k.gamma) for k in self._kernels or ()]
+        save_state(path, "MinibatchSums", {**self._sums, **shifts}, {"options": scalars, "widths": widths, **counts})
+
+    @classmethod
+    def load(cls, path: Path) -> "MinibatchSums":
+        """Read what `save` wrote. ValueError for a file that is something else."""
+        from xbridge.similarity.statefile import load_state
+
+        tensors, scalars = load_state(path, "MinibatchSums")
+        widths = [KernelLayer(tensors[f"shift.{i}"], *pair) for i, pair in enumerate(scalars["widths"])]
+        sums = cls(**scalars["options"], kernels=widths or None)
+        sums._sums = {key: tensors[key] for key in FIELDS}
+        sums.num_examples, sums.num_batches = scalars["num_examples"], scalars["num_batches"]
+        return sums
+
+    def _zeros(self) -> dict[str, Tensor]:
+        num_left, num_right = self.split or len(self.dims), len(self.dims) - (self.split or 0)
+        shapes = {"left": (num_left,), "right": (num_right,), "left2": (num_left,), "right2": (num_right,)}
+        return {key: torch.zeros(shapes.get(key, (num_left, num_right)), dtype=torch.float64) for key in FIELDS}
+
+    def _norms(self) -> Tensor:
+        left, right = (torch.where(self._sums[key] > 0, self._sums[key], torch.nan) for key in ("left", "right"))
+        return left.sqrt()[:, None] * right.sqrt()[None, :]
+
+    def _consume(self, at_least: int) -> None:
+        """Take batches off the pending rows while so many are there."""
+        if self._num_pending < at_least:
+            return
+        rows = [torch.cat(kept) if len(kept) > 1 else kept[0] for kept in self._pending]
+        start = 0
+        while self._num_pending >= at_least:
+            size = self.batch_size if self._num_pending >= self.batch_size + 4 else self._num_pending
+            self._add([x[start : start + size] for x in rows], size)
+            start += size
+            self._num_pending -= size
+        self._pending = [[x[start:]] if start < len(x) else [] for x in rows]
+
+    def _finish(self) -> None:
+        self._consume(4)
+
+    def _add(self, batch: Sequence[Tensor], size: int) -> None:
+        if self._kernels is None:
+            self._kernels = kernel_layers(dict(zip(self.names, batch, strict=True)), self.kernel, self.bandwidth)
+        centred = [
+            self._centred_gram(x, layer, name).flatten()
+            for x, layer, name in zip(batch, self._kernels, self.names, strict=True)
+        ]
+        dtype = torch.float64 if any(k.dtype == torch.float64 for k in centred) else torch.float32
+        k_SN = torch.stack([k.to(dtype) for k in centred])
+        scale = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
+        if self.split is None:
+            products = _products(k_SN, k_SN) * scale
+            own = products.diagonal()
+            h, p, q = products, own, own
+        else:
+            a, b = k_SN[: self.split], k_SN[self.split :]
+            h, p, q = (_products(a, b) * scale, _squares(a) * scale, _squares(b) * scale)
+        terms = {
+            "pair": h, "left": p, "right": q, "pair2": h**2, "left2": p**2, "right2": q**2,
+            "pair_left": h * p[:, None], "pair_right": h * q[None, :], "left_right": p[:, None] * q[None, :],
+        }  # fmt: skip
+        for key, term in terms.items():
+            self._sums[key] += term.cpu()
+        self.num_examples += size
+        self.num_batches += 1
+
+    def _centred_gram(self, x_BD: Tensor, layer: KernelLayer, name: str) -> Tensor:
+        """Gram matrix, doubly centred (U-centred with a zero diagonal for the unbiased estimator): (B, B)."""
+        dtype = torch.promote_types(x_BD.dtype, torch.float32)
+        bad = ~torch.isfinite(x_BD.sum(1, dtype=torch.float64))
+        if bool(bad.any()):
+            raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
+        if callable(self.kernel):
+            gram = self.kernel(x_BD.double(), x_BD.double())
+        else:
+            if self.kernel == "cosine":
+                x_BD = unit_rows(x_BD, name, self.num_examples)
+            z = (x_BD.to(dtype) - layer.shift.to(x_BD.device, dtype)) * layer.scale
+            z = z - z.mean(0) if self.kernel in ("linear", "cosine") else z
+            gram = z @ z.T if self.kernel in ("linear", "cosine") else tile_of(layer, self.kernel)(z, z)
+        return _u_centre(gram) if self.estimator == "unbiased" else _centre(gram)
+
+
+def _u_centre(gram: Tensor) -> Tensor:
+    """Szekely and Rizzo (2014), definition 2: inner products of U-centred matrices are n (n - 3) HSIC_1."""
+    n = len(gram)
+    gram = gram.clone()
+    gram.fill_diagonal_(0)
+    sums = gram.sum(1, dtype=torch.float64)
+    rows = (sums / (n - 2)).to(gram.dtype)
+    gram -= rows[:, None]
+    gram -= rows[None, :]
+    gram += (sums.sum() / ((n - 1) * (n - 2))).to(gram.dtype)
+    return gram.fill_diagonal_(0)
+
+
+def _centre(gram: Tensor) -> Tensor:
+    means = gram.mean(1, dtype=torch.float64)
+    return gram - means[:, None].to(gram.dtype) - (means - means.mean())[None, :].to(gram.dtype)
+
+
+def _products(a_SN: Tensor, b_SN: Tensor) -> Tensor:
+    """a b' in float64 from float32 parts: (S_a, S_b)."""
+    total = torch.zeros(len(a_SN), len(b_SN), dtype=torch.float64, device=a_SN.device)
+    for a, b in zip(a_SN.chunk(SLABS, 1), b_SN.chunk(SLABS, 1), strict=True):
+        total += a @ b.T
+    return total
+
+
+def _squares(a_SN: Tensor) -> Tensor:
+    return torch.stack([part.square().sum(1).double() for part in a_SN.chunk(SLABS, 1)]).sum(0)
