@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--index-url https://download.pytorch.org/whl/cpu,)
 
-.PHONY: env study test check test-fast test-slow test-study ci docs clean
+.PHONY: env study test check check-kernels test-fast test-slow test-study ci docs clean
 
 study: $(READY)
 	@$(BIN)/xbridge study run $(STUDY)
@@ -43,6 +43,12 @@ check: $(READY)
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest
+
+# Without a GPU: every kernel compiles for one, spills no registers, and links.
+check-kernels: $(READY)
+	@if command -v nvcc > /dev/null; then \
+	  XBRIDGE_CUDA=check $(BIN)/python setup.py --quiet build_ext --build-temp build/check-kernels; \
+	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow

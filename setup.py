@@ -232,4 +232,9 @@ def unstable_symbols(listing: str) -> list[str]:
     return [name for kind, name in symbols if kind != "w" and not stable.fullmatch(name)]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
+if __name__ == "__main__":
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": Build},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

@@ -37,7 +37,22 @@ def topk_rescore(queries: Tensor, keys: Tensor, tiles: Tensor, tile_width: int, 
     """See `xbridge.ops.topk_rescore.topk_rescore`."""
     check(queries, keys, tiles, tile_width, k)
     error = _largest_error(row_lengths(queries, "queries"), row_lengths(keys, "keys"), queries.shape[1])
-    aligned_queries, aligned_keys = _aligned(queries.detach()), _aligned(keys.detach())
+    scores, indices, floors = best_of_tiles(queries, keys, tiles, tile_width, k)
+    doubtful = ~_is_certain(scores[:, -1].double(), floors.double(), error)
+    if bool(doubtful.any()):
+        scores[doubtful], indices[doubtful] = op.reference(queries[doubtful], keys, tiles[doubtful], tile_width, k)
+    return scores, indices
+
+
+def best_of_tiles(
+    queries: Tensor, keys: Tensor, tiles: Tensor, tile_width: int, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`topk_rescore` as far as float32 can tell, unchecked: the k best of the k + SPARE best of float32 sums.
+
+    Returns scores (n, k) float32, from float64 sums; indices (n, k) int64; floors (n,) float32: no key that was left
+    out has a float32 sum above it, -inf where none was.
+    """
+    queries, keys = _aligned(queries.detach()), _aligned(keys.detach())
     n, num_slots = tiles.shape
     scores = torch.empty(n, k, device=queries.device)
     indices = torch.empty(n, k, dtype=torch.int64, device=queries.device)
@@ -48,17 +63,14 @@ def topk_rescore(queries: Tensor, keys: Tensor, tiles: Tensor, tile_width: int, 
         rows = slice(begin, begin + size)
         by_tile = tiles[rows].flatten().sort(stable=True)
         best = torch.empty(len(tiles[rows]), num_slots, num_kept, dtype=torch.int64, device=queries.device)
-        pair = (aligned_queries[rows], aligned_keys)
+        pair = (queries[rows], keys)
         torch.ops.xbridge.rescore_tiles(*pair, by_tile.values, by_tile.indices, tile_width, best)
         torch.ops.xbridge.rescore_rows(*pair, best, scores[rows], indices[rows], floors[rows])
-    doubtful = ~_is_certain(scores[:, -1].double(), floors.double(), error)
-    if bool(doubtful.any()):
-        scores[doubtful], indices[doubtful] = op.reference(queries[doubtful], keys, tiles[doubtful], tile_width, k)
-    return scores, indices
+    return scores, indices, floors
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x, or a copy with columns of zeros, so that every row starts at a multiple of 4 elements and has such a length."""
+    """x, or a copy with columns of zeros, so that rows start at a multiple of 4 elements and have such a length."""
     n, d = x.shape
     if d % 4 == 0 and x.stride(1) == 1 and x.stride(0) % 4 == 0 and x.data_ptr() % (4 * x.element_size()) == 0:
         return x
