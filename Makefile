@@ -2,6 +2,7 @@
 # make test             the same environment, then all checks and the fast tests, and the smoke study
 # Variables:
 #   STUDY=configs/studies/smoke.yaml   another study: smoke (about 90 s), small (about 5 min), quickstart, full
+#   TASKS=A,C REPEATS=1                what `make bench-similarity` measures, and how often
 #   TORCH=cpu                          take torch from PyTorch's CPU-only index: 200 MB instead of 3 GB on Linux
 #   PYTHON=python3.12                  the interpreter to build the environment from (3.10 to 3.13)
 
@@ -11,10 +12,14 @@ STUDY ?= configs/studies/quickstart.yaml
 TORCH ?= default
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
+TASKS ?= A,B,C,D,E,F,G
+REPEATS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--index-url https://download.pytorch.org/whl/cpu,)
 
-.PHONY: env study test check check-kernels test-fast test-slow test-study ci docs clean
+.PHONY: env study test check test-fast test-slow test-study check-kernels ci docs agreement bench-similarity clean
 
 study: $(READY)
 	@$(BIN)/xbridge study run $(STUDY)
@@ -34,6 +39,24 @@ $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable '.[all,dev]'
 	@touch $@
 
+# The peers come without what they ask for: torchvision, open_clip and others, which nothing here uses.
+$(PEERS_READY): benchmarks/similarity/requirements.txt
+	@echo "building $(PEERS): torch, the libraries to compare with, then xbridge (a few minutes the first time)"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH_INDEX) torch==2.13.0
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Against other libraries: the matrix of agreement, the stress sets and their page, and the test of both.
+agreement: $(PEERS_READY)
+	@$(PEERS)/bin/python -m benchmarks.similarity.agreement
+	@$(PEERS)/bin/python -m benchmarks.similarity.stress
+	@$(PEERS)/bin/python -m pytest tests/similarity/test_peers.py
+
+bench-similarity: $(PEERS_READY)
+	@$(PEERS)/bin/python -m benchmarks.similarity.bench --tasks $(TASKS) --repeats $(REPEATS)
+
 test: check test-fast test-study
 
 check: $(READY)
@@ -44,17 +67,18 @@ check: $(READY)
 test-fast: $(READY)
 	@$(BIN)/python -m pytest
 
-# Without a GPU: every kernel compiles for one, spills no registers, and links.
-check-kernels: $(READY)
-	@if command -v nvcc > /dev/null; then \
-	  XBRIDGE_CUDA=check $(BIN)/python setup.py --quiet build_ext --build-temp build/check-kernels; \
-	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
-
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow
 
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
+
+# Every GPU kernel, compiled without a GPU (about two minutes on two cores): CUDA C++ where nvcc is, then Triton.
+check-kernels: $(READY)
+	@if command -v nvcc > /dev/null; then \
+	  XBRIDGE_CUDA=check $(BIN)/python setup.py --quiet build_ext --build-temp build/check-kernels; \
+	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
+	@$(BIN)/python -m xbridge.ops.triton.ahead_of_time
 
 ci: check test-fast test-slow test-study
 

@@ -19,7 +19,7 @@ from xbridge.core.artifact import MANIFEST, Artifact, folder_name
 from xbridge.core.config import apply_overrides, canonical, dump_yaml, load_yaml, parse
 from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
 from xbridge.core.runtime import settle_environment, settle_network
-from xbridge.study import stages
+from xbridge.study import compare_files, stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, help="folder to write (default: runs/<stage>/<name>-<digest>)")
         sub.add_argument("--dry-run", action="store_true", help="print resolved config, digest and folder; run nothing")
         sub.set_defaults(command=_run_stage, stage=stage)
+    compare_files.add_command(commands)
     doctor = commands.add_parser("doctor", help="what is installed and usable here, and why the rest is not")
     doctor.set_defaults(command=_doctor)
     config = commands.add_parser("config", help="look at a config file").add_subparsers(required=True, metavar="ACTION")

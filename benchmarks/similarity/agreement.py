@@ -3,8 +3,8 @@
     .venv-peers/bin/python -m benchmarks.similarity.agreement          (make agreement)
 
 Every row runs one measure of xbridge and of one peer on the same data, in the regime in which the peer is right:
-float64, centred, unit mean squared row, a few hundred rows. Writes benchmarks/results/similarity-agreement.json and prints the
-table. tests/similarity/test_peers.py asserts each row that the installed libraries allow.
+float64, centred, unit mean squared row, a few hundred rows. Writes benchmarks/results/similarity-agreement.json and
+prints the table. tests/similarity/test_peers.py asserts each row that the installed libraries allow.
 """
 
 import importlib
@@ -70,6 +70,11 @@ def widths(x: Tensor, y: Tensor) -> tuple[float, float]:
 def layers(x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Two sets of three layers."""
     return [x, x + 0.5 * y, y.square()], [y, x * y, x[:, :7]]
+
+
+def _first(x: Tensor, y: Tensor) -> sets.Pair:
+    """Their first 80 rows, centred again."""
+    return x[:80] - x[:80].mean(0), y[:80] - y[:80].mean(0)
 
 
 def unbiased(x: Tensor, y: Tensor) -> Value:
@@ -221,6 +226,9 @@ ROWS: tuple[Row, ...] = (
     Row("linear CKA, biased", "rsatoolbox compare('cosine_cov')", "rsatoolbox",
         f"{PLAIN}; whitened RDM similarity is linear CKA (Diedrichsen et al., 2020)", biased,
         lambda x, y: peers.rsatoolbox_compare(x, y, "cosine_cov")),
+    Row("linear CKA, biased", "deep-reps centered_kernel_alignment", "deep-reps", f"{PLAIN} (not off centre)",
+        lambda x, y: biased(*_first(x, y)),
+        lambda x, y: float(peers.deep_reps("rsm_measures").centered_kernel_alignment(*_first(x, y)))),
     Row("linear CKA, minibatch", "pytorch-cka compute_cka", "pytorch-cka", PLAIN, minibatch,
         lambda x, y: as_float(peers.pytorch_cka_batches([x], [y], BATCH))),
     Row("linear CKA, minibatch", "cka-pytorch CKACalculator", "cka-pytorch", f"{PLAIN}; epsilon=0", minibatch,

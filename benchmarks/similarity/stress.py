@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.similarity import peers, reference
+from benchmarks.similarity.findings import findings
 from benchmarks.similarity.sets import STRESS_SETS, StressSet
 from benchmarks.similarity.tables import markdown
 from xbridge.core.artifact import machine, versions
@@ -100,8 +101,9 @@ def _ours(
     engines: tuple[str, ...], options: dict[str, Any]
 ) -> Iterator[tuple[str, Callable[[Tensor, Tensor, tuple[float, float]], float]]]:
     """xbridge's engines, each with every backend that can run here."""
+    backends = ("native", "triton", "reference") if torch.cuda.is_available() else ("native", "reference")
     for engine in engines:
-        for backend in ("native", "triton", "reference"):
+        for backend in backends:
 
             def way(
                 x: Tensor, y: Tensor, widths: tuple[float, float], engine: str = engine, backend: str = backend
@@ -177,7 +179,7 @@ def table(problem: dict[str, Any]) -> str:
 
 
 def shown(answer: dict[str, Any], *, precise: bool = False) -> str:
-    """A cell: the error, bold from 1e-3 on; "ok" below SEEN unless `precise`; what a clamp returned."""
+    """A cell: the error, bold from 1e-3 on; "ok" below SEEN unless `precise`; a bare 0 or 1 as such."""
     if "failed" in answer:
         return _reason(answer["failed"])
     value, error = answer["value"], answer["error"]
@@ -202,6 +204,9 @@ def page_block(result: dict[str, Any]) -> str:
     parts = [f"Versions: {peers_used}. Measured {result['date']}."]
     for problem in result["problems"]:
         parts += [f"### {problem['title']}", table(problem)]
+    header = ("library", "what", "it gives", "truth", "xbridge")
+    keys = ("peer", "what", "value", "truth", "xbridge")
+    parts += ["### Single findings", markdown(header, [[row[key] for key in keys] for row in result["findings"]])]
     return "\n\n".join(parts)
 
 
@@ -239,6 +244,7 @@ def run(sets: tuple[StressSet, ...]) -> dict[str, Any]:
         "peers": peers.installed_versions(),
         "batch_size": BATCH,
         "problems": found,
+        "findings": findings(),
     }
 
 

@@ -176,15 +176,8 @@ def on_cpu(build, folder):
 @pytest.mark.skipif(shutil.which("c++") is None or sys.platform != "linux", reason="no C++ compiler for Linux here")
 def test_the_cuda_kernels_pass_their_tests_on_the_cpu(build, tmp_path):
     environment = os.environ | {"XBRIDGE_CUDA_ON_CPU": str(on_cpu(build, tmp_path)), "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("test_cuda_ops.py")),
-    ]
+    cases = str(Path(__file__).with_name("test_cuda_ops.py"))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", cases]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     assert " passed" in found.stdout

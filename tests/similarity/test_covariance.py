@@ -8,7 +8,9 @@ import torch
 from scipy.linalg import subspace_angles
 from scipy.spatial import procrustes as scipy_procrustes
 
+from xbridge import similarity
 from xbridge.similarity import (
+    SecondMoments,
     canonical_correlations,
     cca,
     cka,
@@ -73,6 +75,38 @@ def test_rank_deficient_and_ill_conditioned_inputs_agree_to_a_millionth(name, ki
     else:
         x = x * 10 ** torch.linspace(0, -4, 6, dtype=torch.float64)
     assert on_moments(Covariance.of(x, y)) == pytest.approx(on_rows(x, y), abs=1e-6)
+
+
+MATRICES = {
+    "cca": {},
+    "svcca": {"variance": 0.8},
+    "pwcca": {"weights": "y"},
+    "procrustes": {},
+    "linear_r2": {"ridge": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_streamed_moments_give_the_measure_between_all_layers(name):
+    options = MATRICES[name]
+    layers = [*related(60, 5, 7), normal(60, 3, seed=5)]
+    moments = SecondMoments([5, 7, 3])
+    for start in range(0, 60, 25):
+        moments.update([x[start : start + 25] for x in layers])
+    on_rows = getattr(similarity, name)
+    expected = [[on_rows(x, y, **options) for y in layers] for x in layers]
+    matrix = getattr(from_moments, f"{name}_matrix")
+    assert np.allclose(matrix(moments, **options), expected, rtol=0, atol=1e-9)
+    assert np.allclose(matrix(moments, [0], [1, 2], **options), [expected[0][1:]], rtol=0, atol=1e-9)
+    pair = getattr(from_moments, name)(Covariance.between(moments, 2, 0), **options)
+    assert pair == pytest.approx(expected[2][0], abs=1e-9)
+
+
+def test_a_layer_of_the_moments_that_does_not_vary_is_named():
+    moments = SecondMoments([2, 3])
+    moments.update([normal(10, 2), torch.ones(10, 3, dtype=torch.float64)])
+    with pytest.raises(ValueError, match="layer 1: no variance"):
+        from_moments.cca_matrix(moments)
 
 
 def test_spectrum_and_participation_ratio_of_a_covariance_are_those_of_the_rows():

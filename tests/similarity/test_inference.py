@@ -14,7 +14,6 @@ from xbridge.similarity import (
     cka,
     estimate,
     isoscore,
-    linear_r2,
     mutual_knn,
     paired_difference,
     procrustes,
@@ -189,13 +188,12 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measure", [anc, linear_r2])
-def test_permutation_test_at_the_nominal_five_per_cent_rejects_in_four_to_six_of_a_hundred(measure):
+def test_permutation_test_at_the_nominal_five_per_cent_rejects_in_four_to_six_of_a_hundred():
     """39 permutations: p <= 0.05 in exactly 2 of 40 ranks. Binomial standard error over 3,000 simulations: 0.4 %."""
     rejected = 0
     for seed in range(3000):
         x, y = normal(15, 3, seed=seed), normal(15, 3, seed=seed + 1_000_000).exp()
-        rejected += estimate(measure, x, y, stderr=None, num_permutations=39, seed=seed).p_value <= 0.05
+        rejected += estimate(anc, x, y, stderr=None, num_permutations=39, seed=seed).p_value <= 0.05
     assert 0.04 <= rejected / 3000 <= 0.06
 
 
@@ -206,20 +204,20 @@ def test_jackknife_intervals_cover_the_truth_in_92_to_97_of_a_hundred():
     own = [a.T @ a + torch.eye(4) for a in loadings]
     truth = float((loadings[0].T @ loadings[1]).square().sum() / (own[0].norm() * own[1].norm()))
     covered = 0
-    for seed in range(1500):
+    for seed in range(800):
         x, y = related(150, seed=10_000 + 3 * seed)
         low, high = estimate(cka, x, y, seed=seed).interval()
         covered += low <= truth <= high
-    assert 0.92 <= covered / 1500 <= 0.97
+    assert 0.92 <= covered / 800 <= 0.97
 
 
 @pytest.mark.slow
 def test_paired_test_of_equal_similarities_rejects_at_its_level():
     """y and z are two equally noisy views, so the one-sided test at 5 % should reject in about 5 of 100."""
     rejected = 0
-    for seed in range(1000):
+    for seed in range(600):
         x, y = related(150, seed=50_000 + 3 * seed)
         latent_noise = normal(150, 4, seed=900_000 + seed), normal(150, 4, seed=2_000_000 + seed)
         first, second = (y + noise for noise in latent_noise)
         rejected += paired_difference(procrustes, x, first, second, seed=seed).p_value <= 0.05
-    assert 0.03 <= rejected / 1000 <= 0.07
+    assert 0.03 <= rejected / 600 <= 0.07

@@ -51,7 +51,7 @@ def accumulate_share(
     if done.exists():
         advance(share[1] - share[0], reader.lang)
         return int(read_json(done)["cut"])
-    moments, cut = SecondMoments(list(reader.layers.values())), 0
+    moments, cut = _empty(reader), 0
     for window in reader.windows(*share):
         cut += window.num_cut
         if window.num_rows:
@@ -67,7 +67,7 @@ def accumulate_share(
 def merge_ranks(reader: LanguageReader, out: Path, ranks: Ranks) -> int:
     """Add up the ranks' moments of one language; rank 0 writes the sum. The number of rows. Collective."""
     path = _share_path(out, reader.lang, ranks)
-    moments = SecondMoments.load(path) if path.exists() else SecondMoments(list(reader.layers.values()))
+    moments = SecondMoments.load(path) if path.exists() else _empty(reader)
     if ranks.world_size > 1:
         moments.all_reduce()
     if moments.num_examples == 0:
@@ -75,6 +75,11 @@ def merge_ranks(reader: LanguageReader, out: Path, ranks: Ranks) -> int:
     if ranks.is_main:
         moments.save(moments_path(out, reader.lang))
     return moments.num_examples
+
+
+def _empty(reader: LanguageReader) -> SecondMoments:
+    names = [f"{name} {site}" for name, site in reader.layers]
+    return SecondMoments(list(reader.layers.values()), names=names)
 
 
 def _finite_states(reader: LanguageReader, window: Window) -> list[Tensor]:

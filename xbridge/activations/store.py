@@ -72,6 +72,30 @@ class Layer:
             start = end
 
 
+class TakenLayer:
+    """Some rows of a layer, in ascending order: again `shape`, `dtype` and rows by slice, read when asked for."""
+
+    def __init__(self, layer: Layer, rows: Sequence[int]):
+        self._layer, self._rows = layer, torch.as_tensor(rows, dtype=torch.int64)
+        if bool((self._rows.diff() <= 0).any()):
+            raise ValueError("rows of a layer are taken in ascending order, each once")
+        self.shape = (len(self._rows), layer.shape[1])
+        self.dtype = layer.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """(stop - start, d) as stored; what lies between the rows is read too."""
+        if not isinstance(rows, slice):
+            raise TypeError(f"a layer takes slices of rows, such as layer[0:1000], not {rows!r}")
+        wanted = self._rows[rows]
+        if len(wanted) == 0:
+            return self._layer[0:0]
+        first = int(wanted[0])
+        return self._layer[first : int(wanted[-1]) + 1][wanted - first]
+
+
 class ActivationStore:
     """Reader of an extract folder. Nothing but the index is read until rows are asked for."""
 

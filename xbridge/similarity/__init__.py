@@ -13,7 +13,7 @@ from xbridge.similarity.isotropy import isoscore, isoscore_star, mean_cosine, pa
 from xbridge.similarity.minibatch import MinibatchSums
 from xbridge.similarity.moments import SecondMoments
 from xbridge.similarity.neighbours import cknna, cycle_knn, knn_jaccard, mutual_knn, mutual_knn_matrix
-from xbridge.similarity.permutation import cka_permutation_test
+from xbridge.similarity.permutation import cka_matrix_permutation_test, cka_permutation_test
 from xbridge.similarity.subspaces import (
     canonical_correlations,
     cca,
@@ -43,6 +43,7 @@ __all__ = [
     "cca_matrix",
     "cka",
     "cka_matrix",
+    "cka_matrix_permutation_test",
     "cka_permutation_test",
     "cknna",
     "cycle_knn",

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from xbridge.ops.gram_sums import squared_distances
 from xbridge.similarity.allpairs import pair_matrix
+from xbridge.similarity.kernels import unit_rows
 from xbridge.similarity.rows import Layers, Rows, as_rows, require_same_rows, standardise
 
 Distance: TypeAlias = Literal["sqeuclidean", "euclidean", "cosine", "correlation"]
@@ -92,22 +93,20 @@ def _prepared(x: Tensor, name: str, distance: Distance) -> Tensor:
         raise ValueError(f"distance must be sqeuclidean, euclidean, cosine or correlation, not {distance!r}")
     if len(x) < 3:
         raise ValueError(f"{name}: {len(x)} rows; a correlation over pairs of rows needs at least 3")
+    if distance == "correlation":
+        x = _centred_over_features(x, name)
     if distance in ("cosine", "correlation"):
-        x = _unit(x, name, centre=distance == "correlation")
+        x = unit_rows(x, name)
     return standardise(x, name)[0]
 
 
-def _unit(x: Tensor, name: str, *, centre: bool) -> Tensor:
-    if centre:
-        x = x - x[:, :1]  # a constant row becomes zero exactly
-        x = x - x.mean(dim=1, keepdim=True)
-    largest = x.abs().amax(dim=1, keepdim=True)
-    if (largest == 0).any():
-        what = "is constant; its correlation" if centre else "is zero; its cosine"
-        raise ValueError(f"{name}: row {int((largest[:, 0] == 0).nonzero()[0])} {what} is undefined")
-    x = x / largest
-    unit: Tensor = x / x.norm(dim=1, keepdim=True)
-    return unit
+def _centred_over_features(x: Tensor, name: str) -> Tensor:
+    """Rows less their own mean. ValueError names a row whose values are all equal."""
+    x = x - x[:, :1]  # a constant row becomes zero exactly
+    constant = ~x.any(dim=1)
+    if constant.any():
+        raise ValueError(f"{name}: row {int(constant.nonzero()[0])} is constant; its correlation is undefined")
+    return x - x.mean(dim=1, keepdim=True)
 
 
 def _distance_product(x: Tensor, y: Tensor, name: str | None = None) -> float:
@@ -201,13 +200,14 @@ def _ticks(squared: Tensor) -> Tensor:
 
 
 def _pairs(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Squared distances in x and in y of all pairs i < j, a block of rows at a time: (pairs,) each."""
+    """Squared distances in x and in y of all pairs i < j, some at a time: (pairs,) each."""
     size = _block_rows(len(x))
     for start in range(0, len(x) - 1, size):
         rows = slice(start, start + size)
         block_x, block_y = squared_distances(x[rows], x[start:]), squared_distances(y[rows], y[start:])
-        later = torch.ones(block_x.shape, dtype=torch.bool).triu(diagonal=1)
-        yield block_x[later], block_y[later]
+        i, j = torch.triu_indices(len(block_x), len(block_x), offset=1)
+        yield block_x[i, j], block_y[i, j]
+        yield block_x[:, len(block_x) :].flatten(), block_y[:, len(block_x) :].flatten()
 
 
 def _block_rows(n: int) -> int:

@@ -4,14 +4,14 @@ Distance correlation compares paired rows as CKA does, with -|u - v| as kernel. 
 Fréchet distance ask how far two sets in one feature space (two languages in one layer, say) lie apart as distributions.
 """
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from xbridge.ops.gram_sums import Tile, laplacian_tile, rbf_tile, squared_distances
-from xbridge.ops.hsic import Estimator
-from xbridge.similarity.cka import cka
+from xbridge.ops.hsic import Estimator, HsicSums, cka_from_sums
 from xbridge.similarity.rows import Rows, as_pair, as_rows, standardise
 
 DiscrepancyKernel: TypeAlias = Literal["linear", "rbf", "laplacian"]
@@ -26,11 +26,19 @@ def distance_correlation(x: Rows, y: Rows, *, estimator: Estimator = "unbiased")
     independent inputs, sometimes negative; for inputs related linearly it is near the biased one squared. "biased": the
     distance correlation of Székely et al. (2007, definition 3), the root, in [0, 1]; it tends to 1 for independent
     inputs as d / n grows. Double centring makes either the CKA with the negative Euclidean distance as kernel, with
-    HSIC_1 or HSIC_0 (Sejdinovic et al., 2013). Cost n^2 (d1 + d2), memory O(n). ValueError as `cka`.
+    HSIC_1 or HSIC_0 (Sejdinovic et al., 2013). Cost n^2 (d1 + d2), memory O(n). ValueError for n < 4 (biased: 2), and
+    where "unbiased" is undefined, as all rows are equally far apart.
     """
+    if estimator not in ("unbiased", "biased"):
+        raise ValueError(f"estimator must be unbiased or biased, not {estimator!r}")
     x_centred, y_centred = as_pair(x, y)
-    value = cka(x_centred, y_centred, kernel=_negative_distance, estimator=estimator)
-    return value if estimator == "unbiased" else float(value**0.5)
+    least = 4 if estimator == "unbiased" else 2
+    if len(x_centred) < least:
+        raise ValueError(f"{len(x_centred)} rows: the {estimator} estimator needs at least {least}")
+    value = float(cka_from_sums(_distance_sums(x_centred, y_centred), estimator))
+    if math.isnan(value):
+        raise ValueError("all rows of x, or of y, are equally far apart: their distance correlation is undefined")
+    return value if estimator == "unbiased" else math.sqrt(value)
 
 
 def squared_mmd(
@@ -87,8 +95,48 @@ def frechet_distance(x: Rows, y: Rows) -> float:
     return float(((mean_x - mean_y).square().sum() + spread).sqrt())
 
 
-def _negative_distance(x: Tensor, y: Tensor) -> Tensor:
-    return -squared_distances(x, y).sqrt()
+def _distance_sums(x: Tensor, y: Tensor) -> HsicSums:
+    """HSIC's sums over the matrices of distances; tiles on and above the diagonal stand for those below it.
+
+    HSIC does not change when both kernels change sign, so distances serve as they are.
+    """
+    n = len(x)
+    pair, own_x, own_y = torch.zeros(3, dtype=torch.float64)
+    rows_x, rows_y = torch.zeros(2, n, dtype=torch.float64)
+    size = max(1, BLOCK_BYTES // (8 * n))
+    for start in range(0, n, size):
+        block_x, block_y = _distances_from(x, start, size, rows_x), _distances_from(y, start, size, rows_y)
+        pair += _symmetric_product(block_x, block_y)
+        own_x += _symmetric_product(block_x, block_x)
+        own_y += _symmetric_product(block_y, block_y)
+    return HsicSums(
+        pair=pair[None, None],
+        pair_rows=(rows_x @ rows_y)[None, None],
+        left=own_x[None],
+        left_rows=(rows_x @ rows_x)[None],
+        left_total=rows_x.sum()[None],
+        right=own_y[None],
+        right_rows=(rows_y @ rows_y)[None],
+        right_total=rows_y.sum()[None],
+        num_examples=torch.tensor(float(n), dtype=torch.float64),
+    )
+
+
+def _distances_from(x: Tensor, start: int, size: int, row_sums: Tensor) -> Tensor:
+    """Distances of rows start to start + size to rows start to n, (b, n - start), added to `row_sums`, (n,)."""
+    block = squared_distances(x[start : start + size], x[start:]).sqrt()
+    block.diagonal().zero_()  # by rule: rounding would leave 1e-8
+    b = len(block)
+    row_sums[start : start + b] += block.sum(dim=1)
+    row_sums[start + b :] += block[:, b:].sum(dim=0)
+    return block
+
+
+def _symmetric_product(u: Tensor, v: Tensor) -> Tensor:
+    """Sum of u v over the block, what is right of the square on the diagonal counted twice."""
+    b = len(u)
+    total: Tensor = 2 * torch.einsum("ij,ij->", u, v) - torch.einsum("ij,ij->", u[:, :b], v[:, :b])
+    return total
 
 
 def _median_distance(x: Tensor) -> float:

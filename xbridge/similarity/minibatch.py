@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from xbridge.ops.hsic import Estimator
+from xbridge.similarity.centring import centre, u_centre
 from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
 from xbridge.similarity.rows import Rows, as_chunk
 
@@ -217,25 +218,7 @@ class MinibatchSums:
             z = (x_BD.to(dtype) - layer.shift.to(x_BD.device, dtype)) * layer.scale
             z = z - z.mean(0) if self.kernel in ("linear", "cosine") else z
             gram = z @ z.T if self.kernel in ("linear", "cosine") else tile_of(layer, self.kernel)(z, z)
-        return _u_centre(gram) if self.estimator == "unbiased" else _centre(gram)
-
-
-def _u_centre(gram: Tensor) -> Tensor:
-    """Szekely and Rizzo (2014), definition 2: inner products of U-centred matrices are n (n - 3) HSIC_1."""
-    n = len(gram)
-    gram = gram.clone()
-    gram.fill_diagonal_(0)
-    sums = gram.sum(1, dtype=torch.float64)
-    rows = (sums / (n - 2)).to(gram.dtype)
-    gram -= rows[:, None]
-    gram -= rows[None, :]
-    gram += (sums.sum() / ((n - 1) * (n - 2))).to(gram.dtype)
-    return gram.fill_diagonal_(0)
-
-
-def _centre(gram: Tensor) -> Tensor:
-    means = gram.mean(1, dtype=torch.float64)
-    return gram - means[:, None].to(gram.dtype) - (means - means.mean())[None, :].to(gram.dtype)
+        return u_centre(gram) if self.estimator == "unbiased" else centre(gram)
 
 
 def _products(a_SN: Tensor, b_SN: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xbridge.ops.margin_topk import Metric, nearest
+from xbridge.similarity.kernels import unit_rows
 from xbridge.similarity.rows import Layers, Rows, as_layers, as_pair, require_same_rows, standardise
 
 BLOCK_ELEMENTS = 1 << 21
@@ -52,7 +53,7 @@ def knn_jaccard(x: Rows, y: Rows, *, k: int = 10, metric: Metric = "cosine") -> 
     x_rows, y_rows = as_pair(x, y)
     _check_k(k, len(x_rows))
     if metric == "cosine":
-        x_rows, y_rows = _unit_rows(x_rows, "x"), _unit_rows(y_rows, "y")
+        x_rows, y_rows = unit_rows(x_rows, "x"), unit_rows(y_rows, "y")
     elif metric not in ("dot", "euclidean"):
         raise ValueError(f"metric must be cosine, dot or euclidean, not {metric!r}")
     n, total = len(x_rows), 0.0
@@ -126,14 +127,6 @@ def _neighbourhood(x_ND: Tensor, start: int, stop: int, k: int, metric: Metric) 
         score_BN = (block_BD @ x_ND.T).float()
     score_BN.diagonal(start).fill_(-torch.inf)
     return score_BN >= score_BN.topk(k, dim=1).values[:, -1:]
-
-
-def _unit_rows(x: Tensor, name: str) -> Tensor:
-    length = x.norm(dim=1, keepdim=True)
-    if (length == 0).any():
-        raise ValueError(f"{name}: row {int((length[:, 0] == 0).nonzero()[0])} is the mean; its cosine is undefined")
-    unit: Tensor = x / length
-    return unit
 
 
 def _check_k(k: int, n: int) -> None:

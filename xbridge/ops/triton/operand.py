@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from xbridge.ops.triton.configs import GRAM_DIAGONAL, fitting
+from xbridge.ops.triton import configs
 from xbridge.ops.triton.device import NARROW, on_device
 from xbridge.ops.triton.prepare import prepare
 
@@ -80,7 +80,7 @@ def squared_norms(held: Operand, name: str) -> Tensor:
     from xbridge.ops.triton.kernels.gram import gram_diagonal_kernel
 
     n = len(held.rows)
-    blocks = fitting(GRAM_DIAGONAL, held.rows.device)
+    blocks = configs.fitting(configs.GRAM_DIAGONAL, held.rows.device)
     norms = torch.empty(n, dtype=torch.float32, device=held.rows.device)
     with on_device(norms):
         gram_diagonal_kernel[(-(-n // blocks.rows),)](
