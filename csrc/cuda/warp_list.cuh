@@ -76,6 +76,7 @@ class WarpList {
   __device__ __forceinline__ void for_each(Visit visit) const {
 #pragma unroll
     for (int q = 0; q < Depth; ++q) {
+#pragma unroll 1
       for (int source = 0; source < warp_size && q * warp_size + source < length_; ++source) {
         visit(__shfl_sync(all_lanes, word_[q], source));
       }

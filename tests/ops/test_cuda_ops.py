@@ -41,6 +41,12 @@ def misaligned(x):
     return torch.zeros(n * (d + 1 + d % 2) + 1, dtype=x.dtype, device=x.device)[1:].view(n, -1)[:, :d].copy_(x)
 
 
+def padded(x):
+    """The same rows, a view whose rows start at multiples of 16 elements."""
+    n, d = x.shape
+    return torch.zeros(n, d + -d % 16, dtype=x.dtype, device=x.device)[:, :d].copy_(x)
+
+
 def run_ingest(function, x, shift, scale, dtype, view=lambda rows: rows):
     rows = view(torch.full(x.shape, torch.nan, dtype=dtype, device=x.device))
     lengths = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
@@ -50,7 +56,7 @@ def run_ingest(function, x, shift, scale, dtype, view=lambda rows: rows):
 @pytest.mark.parametrize("rows_dtype", NARROW, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (5, 7), (67, 64), (3, 1000), (2, 1027)])
-@pytest.mark.parametrize("view", [lambda x: x, misaligned], ids=["aligned", "misaligned"])
+@pytest.mark.parametrize("view", [lambda x: x, misaligned, padded], ids=["whole", "misaligned", "padded"])
 def test_ingest_equals_its_reference(device, dtype, rows_dtype, n, d, view):
     x, shift = (normal(n, d) * 3 + 2).to(dtype), normal(d, seed=1).double()
     expected = run_ingest(ingest.reference, x, shift, 0.25, rows_dtype)
@@ -75,10 +81,11 @@ def test_ingest_writes_nothing_outside_its_view(device):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("column", [0, 63, 64])
-def test_ingest_finds_the_first_row_that_is_not_finite(device, bad, column):
+@pytest.mark.parametrize("rows", [(150, 77, 78), (2, 3, 199)])
+def test_ingest_finds_the_first_row_that_is_not_finite(device, bad, column, rows):
     x = normal(200, 65)
-    x[[150, 77, 78], column] = bad
-    assert run_ingest(native_ingest.ingest, x.to(device), torch.zeros(65), 1.0, torch.float32)[0] == 77
+    x[list(rows), column] = bad
+    assert run_ingest(native_ingest.ingest, x.to(device), torch.zeros(65), 1.0, torch.float32)[0] == min(rows)
 
 
 def test_ingest_reports_rows_that_the_output_cannot_hold(device):
