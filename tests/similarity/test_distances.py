@@ -28,16 +28,18 @@ def u_centred(d: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [5, 40])
-def test_distance_correlation_is_its_definition(n):
+@pytest.mark.parametrize("block_rows", [1, 7, 100])
+def test_distance_correlation_is_its_definition(monkeypatch, n, block_rows):
+    monkeypatch.setattr(distances, "BLOCK_BYTES", 8 * n * block_rows)
     x = normal(n, 3)
     y = x[:, :2].square() + 0.3 * normal(n, 2, seed=1)
     dx, dy = cdist(x, x), cdist(y, y)
     a, b = doubly_centred(dx), doubly_centred(dy)
     biased = math.sqrt((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
-    assert distance_correlation(x, y, estimator="biased") == pytest.approx(biased, abs=1e-9)
+    assert distance_correlation(x, y, estimator="biased") == pytest.approx(biased, abs=1e-12)
     a, b = u_centred(dx), u_centred(dy)
     corrected = (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum())
-    assert distance_correlation(x, y) == pytest.approx(corrected, abs=1e-9)
+    assert distance_correlation(x, y) == pytest.approx(corrected, abs=1e-12)
 
 
 def test_distance_correlation_sees_dependence_without_linear_correlation():
@@ -133,6 +135,14 @@ def test_frechet_distance_of_a_shifted_and_stretched_set_is_known():
     x = torch.cat([torch.eye(4), -torch.eye(4)]).double() * 2  # covariance I, mean 0
     assert frechet_distance(x, 3 * x + 5) == pytest.approx(math.sqrt(4 * 25 + 4 * 4))
     assert frechet_distance(x, x[torch.arange(7, -1, -1)]) == pytest.approx(0, abs=1e-12)
+
+
+def test_distance_correlation_without_a_value_is_refused():
+    with pytest.raises(ValueError, match="equally far apart"):
+        distance_correlation(torch.eye(6), normal(6, 2))
+    with pytest.raises(ValueError, match="3 rows: the unbiased estimator needs at least 4"):
+        distance_correlation(normal(3, 2), normal(3, 2))
+    assert distance_correlation(normal(2, 2), normal(2, 2), estimator="biased") == pytest.approx(1)
 
 
 def test_sets_that_cannot_be_compared_are_refused():

@@ -10,18 +10,19 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """The smallest tiles that a dot product takes: many tiles, panels and slots from few rows."""
+    """Small tiles: many of them, several panels and slots, from few rows."""
     from xbridge.ops.triton import configs
     from xbridge.ops.triton.configs import Blocks
 
-    small = (Blocks(16, 16, 16, 4, 2),)
-    for name in ("GRAM_PAIR", "GRAM_PANEL", "GRAM_DIAGONAL", "PANEL_SYRK", "PANEL_SYRK_SPLIT"):
-        monkeypatch.setattr(configs, name, small)
-    monkeypatch.setattr(configs, "TILE_MAX", (Blocks(16, 32, 16, 4, 2),))
-    monkeypatch.setattr(configs, "RESCORE", {32: (Blocks(16, 32, 16, 4, 2),), 16: (Blocks(32, 16, 16, 4, 2),)})
+    for name in ("GRAM_PAIR", "GRAM_PANEL", "GRAM_DIAGONAL"):
+        monkeypatch.setattr(configs, name, (Blocks(32, 32, 64, 4, 2),))
+    for name in ("PANEL_SYRK", "PANEL_SYRK_SPLIT"):
+        monkeypatch.setattr(configs, name, (Blocks(16, 16, 128, 4, 2),))
+    monkeypatch.setattr(configs, "TILE_MAX", (Blocks(16, 32, 64, 4, 2),))
+    monkeypatch.setattr(configs, "RESCORE", {32: (Blocks(16, 32, 64, 4, 2),), 16: (Blocks(32, 16, 64, 4, 2),)})
     monkeypatch.setattr(configs, "PANEL_TILES", 2)
     monkeypatch.setattr(configs, "TILE_MAX_GROUP", 2)
-    monkeypatch.setattr(configs, "SYRK_ENTRIES", 128)
+    monkeypatch.setattr(configs, "SYRK_ENTRIES", 512)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ def rows_of(n, d, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("n", "d"), [(1, 1), (63, 7), (65, 65), (64, 64), (130, 200)])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (65, 70)])
 def test_ingest_equals_its_definition(n, d, dtype):
     x, shift = rows_of(n, d, dtype), torch.linspace(98, 101, d, dtype=torch.float64)
     if dtype != torch.float64:

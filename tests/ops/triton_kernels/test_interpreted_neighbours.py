@@ -40,9 +40,16 @@ def asked_again(monkeypatch):
     return rows
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
-    ("n", "m", "d", "k"), [(1, 1, 1, 3), (15, 33, 7, 1), (17, 31, 65, 4), (50, 130, 63, 10), (33, 20, 16, 40)]
+    ("n", "m", "d", "k", "dtype"),
+    [
+        (1, 1, 1, 3, torch.float32),
+        (15, 33, 7, 1, torch.float16),
+        (17, 31, 65, 4, torch.bfloat16),
+        (17, 31, 65, 4, torch.float64),
+        (50, 130, 63, 10, torch.float32),
+        (33, 20, 16, 40, torch.float16),
+    ],
 )
 def test_neighbours_both_ways_equal_float64(small_blocks, n, m, d, k, dtype):
     x, y = rows_of(n, d, 0, dtype), rows_of(m, d, 1, dtype)
