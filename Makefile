@@ -73,8 +73,11 @@ test-slow: $(READY)
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
 
-# Every GPU kernel, compiled without a GPU (about two minutes on two cores).
+# Every GPU kernel, compiled without a GPU (about two minutes on two cores): CUDA C++ where nvcc is, then Triton.
 check-kernels: $(READY)
+	@if command -v nvcc > /dev/null; then \
+	  XBRIDGE_CUDA=check $(BIN)/python setup.py --quiet build_ext --build-temp build/check-kernels; \
+	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
 	@$(BIN)/python -m xbridge.ops.triton.ahead_of_time
 
 ci: check test-fast test-slow test-study
