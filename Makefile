@@ -19,7 +19,7 @@ REPEATS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--index-url https://download.pytorch.org/whl/cpu,)
 
-.PHONY: env study test check test-fast test-slow test-study ci docs agreement bench-similarity clean
+.PHONY: env study test check test-fast test-slow test-study check-kernels ci docs agreement bench-similarity clean
 
 study: $(READY)
 	@$(BIN)/xbridge study run $(STUDY)
@@ -72,6 +72,10 @@ test-slow: $(READY)
 
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
+
+# Every GPU kernel, compiled without a GPU (about two minutes on two cores).
+check-kernels: $(READY)
+	@$(BIN)/python -m xbridge.ops.triton.ahead_of_time
 
 ci: check test-fast test-slow test-study
 

@@ -7,5 +7,13 @@ STABLE_TORCH_LIBRARY(xbridge, m) {
   m.def("accumulate(Tensor(a!) total, Tensor values) -> ()");
   m.def("gram_sums(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas) -> (Tensor, Tensor)");
   m.def("permuted_products(Tensor k, Tensor l, Tensor orders) -> Tensor");
+  m.def("pair_products(Tensor x, Tensor y, Tensor rows, Tensor columns, bool distances, Tensor(a!) out) -> ()");
+  m.def(
+      "factor_rows(Tensor x, Tensor weight, Tensor shift, Tensor other, Tensor(a!) factors, Tensor(b!) squares, "
+      "Tensor(c!) products) -> ()");
+  m.def(
+      "scan_scores(Tensor block, Tensor add_rows, Tensor add_columns, Tensor divide_rows, Tensor divide_columns, "
+      "bool by_column, int first, int k, Tensor slack, Tensor(a!) scores, Tensor(b!) indices, Tensor(c!) counts, "
+      "Tensor(d!) thresholds) -> ()");
   m.def("cpu_features() -> str");
 }

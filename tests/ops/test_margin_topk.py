@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xbridge.ops import margin_topk
+from xbridge.ops import neighbour_search
 from xbridge.ops.margin_topk import margin_scores, nearest
 
 
@@ -19,7 +19,7 @@ def cosines(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
 @pytest.mark.parametrize("k", [1, 4, 100])
 def test_nearest_equals_a_full_sort_for_every_block(monkeypatch, block, k):
-    monkeypatch.setattr(margin_topk, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(neighbour_search, "DENSE_ELEMENTS", block)
     queries, keys = normal(9, 5), normal(33, 5, seed=1)
     scores, indices = nearest(queries, keys, k)
     expected = cosines(queries, keys).sort(dim=1, descending=True)
@@ -60,7 +60,7 @@ def test_exclude_self_drops_the_row_itself_and_keeps_its_duplicate():
 @pytest.mark.parametrize("block", [1, 50, 1 << 20])
 @pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
 def test_margin_scores_equal_the_dense_formula(monkeypatch, block, margin):
-    monkeypatch.setattr(margin_topk, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(neighbour_search, "DENSE_ELEMENTS", block)
     source, target, k = normal(13, 6) + 0.7, normal(29, 6, seed=1) + 0.7, 4
     cosine = cosines(source, target)
     base = (cosine.topk(k, dim=1).values.mean(1)[:, None] + cosine.topk(k, dim=0).values.mean(0)[None]) / 2

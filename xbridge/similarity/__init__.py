@@ -1,6 +1,6 @@
 """Measures of similarity between sets of activations, as plain functions, and their streaming sums."""
 
-from xbridge.ops.margin_topk import margin_scores, nearest
+from xbridge.ops.margin_topk import margin_scores, nearest, nearest_both_ways
 from xbridge.similarity.alignment import anc, anc_absolute, linear_r2, linear_r2_matrix, max_correlation
 from xbridge.similarity.cka import cka, cka_matrix
 from xbridge.similarity.dimension import effective_rank, participation_ratio, spectrum, two_nn
@@ -64,6 +64,7 @@ __all__ = [
     "mutual_knn",
     "mutual_knn_matrix",
     "nearest",
+    "nearest_both_ways",
     "normalised_bures",
     "paired_difference",
     "participation_ratio",

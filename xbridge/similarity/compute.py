@@ -155,6 +155,7 @@ def _group_ids(groups: Rows | None, n: int) -> Tensor | None:
 
 
 def warn_if_degenerate(value: Tensor, names: Sequence[str], split: int | None) -> None:
+    """A RuntimeWarning that names a layer whose entries are all NaN."""
     undefined = value.isnan()
     names_left, names_right = (names, names) if split is None else (names[:split], names[split:])
     for side, whole in ((names_left, undefined.all(1)), (names_right, undefined.all(0))):
@@ -178,5 +179,6 @@ def unit_chunks(chunks: Iterable[Sequence[Tensor]], names: Sequence[str], kernel
 
 
 def read_minibatches(sums: MinibatchSums, options: Options) -> tuple[Tensor, Tensor | None]:
+    """The estimate and, when asked for, its standard error."""
     error = torch.from_numpy(sums.stderr()) if options.return_stderr else None
     return torch.from_numpy(sums.cka()), error
