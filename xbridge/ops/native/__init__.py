@@ -1,6 +1,10 @@
-"""C++ and CUDA kernels from csrc/, loaded through torch's stable ABI. Absent where they could not be built."""
+"""C++ and CUDA kernels from csrc/, loaded through torch's stable ABI. Absent where they could not be built.
+
+XBRIDGE_NATIVE=off builds none, and loads none that were built.
+"""
 
 import functools
+import os
 from pathlib import Path
 
 import torch
@@ -12,6 +16,8 @@ CUDA_LIBRARY = "_cuda.abi3.so"  # the CUDA kernels
 @functools.cache
 def why_unavailable() -> str:
     """Load the library, once; "" or the reason why it cannot be used."""
+    if os.environ.get("XBRIDGE_NATIVE") == "off":
+        return "switched off by XBRIDGE_NATIVE=off"
     return _load(LIBRARY, "the native operators are not built (pip install --no-build-isolation with a C++ compiler)")
 
 
