@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def run(world: int, folder: Path) -> dict:
     path = folder / f"{world}.json"
-    script = Path(__file__).with_name("run_ranks.py")
+    script = Path(__file__).with_name("run_accumulators.py")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", script, path],
         check=True, timeout=300,
