@@ -56,12 +56,7 @@ std::tuple<Tensor, Tensor> run(Implementation implementation, const std::vector<
   return {products, row_sums};
 }
 
-Implementation fastest() {
-#if __has_include("gram_amx.cpp")
-  if (best_isa() == Isa::amx) return gram_sums_amx;
-#endif
-  return gram_sums_vector;
-}
+Implementation fastest() { return best_isa() == Isa::amx ? gram_sums_amx : gram_sums_vector; }
 
 std::tuple<Tensor, Tensor> gram_sums(std::vector<Tensor> layers, std::vector<Tensor> shifts, std::vector<double> scales,
                                      std::string kernel, std::vector<double> gammas) {
