@@ -10,8 +10,8 @@ void release() { Tiles::release(); }
 
 // c (32, 32) = or += the blocks of two strips, multiplied as `steps` says; `stride` floats from row to row of c.
 template <bool add>
-[[gnu::noinline]] void multiply_strips(const uint32_t* left, const uint32_t* right, const Step* steps, int64_t num_steps, float* c,
-                                       int64_t stride) {
+[[gnu::noinline]] void multiply_strips(const uint32_t* left, const uint32_t* right, const Step* steps, int64_t num_steps,
+                                       float* c, int64_t stride) {
   Tiles tiles;
   const int64_t stride_bytes = 4 * stride;
   float* const lower = c + tile_rows * stride;

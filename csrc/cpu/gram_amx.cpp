@@ -23,7 +23,7 @@ namespace {
 
 constexpr int64_t max_side = 256;               // rows and columns of a tile
 constexpr int64_t max_tile_floats = 1 << 20;    // of all layers together: what stays in the outer caches
-constexpr int64_t default_packed_bytes = 64 << 20;  // right operands that are held packed, and eight times the left ones of a thread
+constexpr int64_t default_packed_bytes = 64 << 20;  // right operands held packed; a thread holds an eighth of left ones
 constexpr int64_t run_tiles = 8;
 
 // Everywhere else products are rounded before they are added; these kernels want fused multiply-adds, and square roots
@@ -152,7 +152,9 @@ class AmxGram {
   void add_window(int64_t first, int64_t end, const uint32_t* right, std::vector<double>& products, int64_t* row_sums) const {
     std::vector<Run> runs;
     for (int64_t row = 0; row < end; ++row) {
-      for (int64_t col = std::max(row, first); col < end; col += run_tiles) runs.push_back({row, col, std::min(end, col + run_tiles)});
+      for (int64_t col = std::max(row, first); col < end; col += run_tiles) {
+        runs.push_back({row, col, std::min(end, col + run_tiles)});
+      }
     }
     std::vector<double> slots(runs.size() * products.size());
     in_parallel(static_cast<int64_t>(runs.size()), [&] {
@@ -176,7 +178,8 @@ class AmxGram {
     return to;
   }
 
-  void add_tile(int64_t row, int64_t col, const uint32_t* right, Workspace& workspace, double* products, int64_t* row_sums) const {
+  void add_tile(int64_t row, int64_t col, const uint32_t* right, Workspace& workspace, double* products,
+                int64_t* row_sums) const {
     const Tile tile{side_, row * side_, rows_of(row), col * side_, rows_of(col), row == col};
     for (int l = 0; l < num_layers_; ++l) {
       const AmxLayer& layer = layers_[l];

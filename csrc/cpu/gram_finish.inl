@@ -72,8 +72,8 @@ template <Kernel shape>
 // totals[l][m] += sum of a_l a_m for `left_layers` layers from l and `right_layers` from m, over `count` entries of a tile.
 // A block that reaches beyond the last layer computes that one again, for nothing.
 template <int left_layers, int right_layers>
-[[gnu::always_inline]] inline void multiply_layers(const float* c, int64_t layer_stride, int64_t count, int l, int m, int num_layers,
-                                                   double* totals) {
+[[gnu::always_inline]] inline void multiply_layers(const float* c, int64_t layer_stride, int64_t count, int l, int m,
+                                                   int num_layers, double* totals) {
   const float* left[left_layers];
   const float* right[right_layers];
   for (int a = 0; a < left_layers; ++a) left[a] = c + (l + a < num_layers ? l + a : num_layers - 1) * layer_stride;

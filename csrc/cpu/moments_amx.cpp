@@ -24,7 +24,8 @@ struct XtyKernels {
   void (*configure)();
   void (*release)();
   void (*pack_columns)(const uint16_t* x, int64_t stride, int64_t rows, int64_t cols, bool left, uint32_t* out);
-  void (*multiply_add_strips)(const uint32_t* left, const uint32_t* right, const Step*, int64_t num_steps, float* c, int64_t stride);
+  void (*multiply_add_strips)(const uint32_t* left, const uint32_t* right, const Step*, int64_t num_steps, float* c,
+                              int64_t stride);
 };
 
 #if !defined(__clang__)
@@ -88,14 +89,16 @@ Packed packed(const Columns& x, int64_t first, int64_t rows, bool left, const Xt
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task / to.strips, strip = task % to.strips, col = strip * strip_rows;
       const uint16_t* from = x.data + (first + chunk * chunk_rows) * x.stride + col;
-      kernels.pack_columns(from, x.stride, to.rows_of(chunk), std::min(strip_rows, x.num_columns - col), left, to.at(chunk, strip));
+      const int64_t cols = std::min(strip_rows, x.num_columns - col);
+      kernels.pack_columns(from, x.stride, to.rows_of(chunk), cols, left, to.at(chunk, strip));
     }
   });
   return to;
 }
 
 // One tile of the result, in strips from `row` and `col`: c (side, side).
-void multiply_tile(const Packed& x, const Packed& y, int64_t row, int64_t col, const Step* steps, float* c, const XtyKernels& kernels) {
+void multiply_tile(const Packed& x, const Packed& y, int64_t row, int64_t col, const Step* steps, float* c,
+                   const XtyKernels& kernels) {
   const int64_t last_row = std::min(row + side_strips, x.strips), last_col = std::min(col + side_strips, y.strips);
   std::fill(c, c + side * side, 0.0f);
   kernels.configure();
