@@ -4,7 +4,6 @@
 // that stay in cache. Every entry of the result belongs to one task, so that sums do not depend on the threads.
 
 #include <algorithm>
-#include <cstring>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
@@ -15,9 +14,9 @@
 namespace xbridge {
 namespace {
 
-constexpr int64_t slab_rows = 8192;   // longest float32 sum
-constexpr int64_t chunk_rows = 512;   // of a strip, in the innermost cache
-constexpr int64_t side = 256;         // rows and columns of a tile of the result
+constexpr int64_t slab_rows = 8192;  // longest float32 sum
+constexpr int64_t chunk_rows = 512;  // of a strip, in the innermost cache
+constexpr int64_t side = 256;        // rows and columns of a tile of the result
 constexpr int64_t side_strips = side / strip_rows;
 
 struct XtyKernels {
@@ -142,7 +141,8 @@ void add_product(const Tensor& x, const Tensor& y, Tensor& total, const XtyKerne
 
 void check(const Tensor& x, const Tensor& y, const Tensor& total) {
   STD_TORCH_CHECK(x.dim() == 2 && y.dim() == 2 && x.size(0) == y.size(0), "xty: x must be (n, d1) and y (n, d2)");
-  STD_TORCH_CHECK(total.dim() == 2 && total.size(0) == x.size(1) && total.size(1) == y.size(1), "xty: total must be (d1, d2)");
+  STD_TORCH_CHECK(total.dim() == 2 && total.size(0) == x.size(1) && total.size(1) == y.size(1),
+                  "xty: total must be (d1, d2)");
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16 && y.scalar_type() == ScalarType::BFloat16 &&
                       total.scalar_type() == ScalarType::Float,
                   "xty: x and y must be bfloat16, total float32");
