@@ -19,7 +19,7 @@ REPEATS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--index-url https://download.pytorch.org/whl/cpu,)
 
-.PHONY: env study test check test-fast test-slow test-study check-kernels ci docs agreement bench-similarity clean
+.PHONY: env study test check test-fast test-reference test-slow test-study check-kernels ci docs agreement bench-similarity clean
 
 study: $(READY)
 	@$(BIN)/xbridge study run $(STUDY)
@@ -67,17 +67,25 @@ check: $(READY)
 test-fast: $(READY)
 	@$(BIN)/python -m pytest
 
+# The same tests with every native operator switched off.
+test-reference: $(READY)
+	@XBRIDGE_NATIVE=off $(BIN)/python -m pytest tests/ops tests/similarity tests/analysis tests/activations \
+	  tests/tasks/test_sentence_retrieval.py tests/test_cka_command.py
+
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow
 
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
 
-# Every GPU kernel, compiled without a GPU (about two minutes on two cores).
+# Every GPU kernel, compiled without a GPU (about two minutes on two cores): CUDA C++ where nvcc is, then Triton.
 check-kernels: $(READY)
+	@if command -v nvcc > /dev/null; then \
+	  XBRIDGE_CUDA=check $(BIN)/python setup.py --quiet build_ext --build-temp build/check-kernels; \
+	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
 	@$(BIN)/python -m xbridge.ops.triton.ahead_of_time
 
-ci: check test-fast test-slow test-study
+ci: check test-fast test-reference test-slow test-study check-kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from cka_layers import cka_in_long_double, states, with_rogue_features
+
 from xbridge.ops.native import why_unavailable
 from xbridge.similarity import cka, cka_matrix
 

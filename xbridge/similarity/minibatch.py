@@ -57,7 +57,7 @@ class MinibatchSums:
         self.kernel, self.bandwidth, self.estimator = kernel, bandwidth, estimator
         self.names = tuple(names or (f"layer {i}" for i in range(len(dims))))
         self.num_examples, self.num_batches = 0, 0
-        self._kernels = None if kernels is None else list(kernels)
+        self._kernels, self._given = None if kernels is None else list(kernels), kernels is not None
         self._pending: list[list[Tensor]] = [[] for _ in self.dims]
         self._num_pending = 0
         self._sums = self._zeros()
@@ -79,8 +79,10 @@ class MinibatchSums:
     def merge(self, other: "MinibatchSums") -> None:
         """Add another's batches. Rows that do not fill a batch yet become one of their own, on both sides.
 
-        With equal bandwidths (given, or "linear") the result is that of one stream where shares are whole batches.
+        The result is that of one stream where shares are whole batches. ValueError for a median bandwidth, which each
+        stream takes from its own rows.
         """
+        self._require_one_bandwidth()
         if (other.dims, other.split, other.estimator) != (self.dims, self.split, self.estimator):
             raise ValueError("the two have other layers or another estimator")
         self._finish()
@@ -91,9 +93,10 @@ class MinibatchSums:
         self._kernels = self._kernels or other._kernels
 
     def all_reduce(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
-        """Add up the sums of all ranks; every rank then holds the whole. Collective."""
+        """Add up the sums of all ranks; every rank then holds the whole. Collective. ValueError as `merge`."""
         import torch.distributed as dist
 
+        self._require_one_bandwidth()
         self._finish()
         counts = torch.tensor([self.num_examples, self.num_batches])
         for tensor in (counts, *self._sums.values()):
@@ -187,14 +190,16 @@ class MinibatchSums:
         ]
         dtype = torch.float64 if any(k.dtype == torch.float64 for k in centred) else torch.float32
         k_SN = torch.stack([k.to(dtype) for k in centred])
-        scale = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
+        weight = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
+        unit = self._units(self._kernels)
         if self.split is None:
-            products = _products(k_SN, k_SN) * scale
-            own = products.diagonal()
-            h, p, q = products, own, own
+            products = _products(k_SN, k_SN)
+            h = (products + products.T) * (weight / 2) * unit[:, None] * unit
+            p = q = h.diagonal()
         else:
-            a, b = k_SN[: self.split], k_SN[self.split :]
-            h, p, q = (_products(a, b) * scale, _squares(a) * scale, _squares(b) * scale)
+            a, b, unit_a, unit_b = k_SN[: self.split], k_SN[self.split :], unit[: self.split], unit[self.split :]
+            h = _products(a, b) * weight * unit_a[:, None] * unit_b
+            p, q = _squares(a) * weight * unit_a.square(), _squares(b) * weight * unit_b.square()
         terms = {
             "pair": h, "left": p, "right": q, "pair2": h**2, "left2": p**2, "right2": q**2,
             "pair_left": h * p[:, None], "pair_right": h * q[None, :], "left_right": p[:, None] * q[None, :],
@@ -203,6 +208,17 @@ class MinibatchSums:
             self._sums[key] += term.cpu()
         self.num_examples += size
         self.num_batches += 1
+
+    def _units(self, kernels: Sequence[KernelLayer]) -> Tensor:
+        """What takes a kernel matrix of scaled rows to that of the rows as given, in whose units sums add up."""
+        scaled = self.kernel in ("linear", "cosine")
+        return torch.tensor([k.scale**-2.0 if scaled else 1.0 for k in kernels], dtype=torch.float64)
+
+    def _require_one_bandwidth(self) -> None:
+        if self.kernel in ("rbf", "laplacian") and self.bandwidth == "median" and not self._given:
+            raise ValueError(
+                "each stream has a median bandwidth of its own: give a number to sums that are to be added"
+            )
 
     def _centred_gram(self, x_BD: Tensor, layer: KernelLayer, name: str) -> Tensor:
         """Gram matrix, doubly centred (U-centred with a zero diagonal for the unbiased estimator): (B, B)."""
@@ -215,8 +231,8 @@ class MinibatchSums:
         else:
             if self.kernel == "cosine":
                 x_BD = unit_rows(x_BD, name, self.num_examples)
-            z = (x_BD.to(dtype) - layer.shift.to(x_BD.device, dtype)) * layer.scale
-            z = z - z.mean(0) if self.kernel in ("linear", "cosine") else z
+            # about the batch's own mean, rounded once: the same numbers in whichever stream the batch comes
+            z = ((x_BD.double() - x_BD.mean(0, dtype=torch.float64)) * layer.scale).to(dtype)
             gram = z @ z.T if self.kernel in ("linear", "cosine") else tile_of(layer, self.kernel)(z, z)
         return u_centre(gram) if self.estimator == "unbiased" else centre(gram)
 

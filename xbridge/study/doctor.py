@@ -17,7 +17,7 @@ Finding = tuple[str, str, str]
 def report() -> str:
     """All findings as a table."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        _system, _packages, _devices, _distributed, _optional_packages, _programs, _storage,
+        _system, _packages, _devices, _operators, _distributed, _optional_packages, _programs, _storage,
     )  # fmt: skip
     return table(("what", "usable", "detail"), [finding for check in checks for finding in check()])
 
@@ -47,6 +47,23 @@ def _devices() -> list[Finding]:
         findings = [("gpu", "no", "torch can use one, but the driver shows none")]
     capability = torch.backends.cpu.get_cpu_capability()
     return [*findings, ("cpu kernels", "yes", f"{capability}, {torch.get_num_threads()} threads by default")]
+
+
+def _operators() -> list[Finding]:
+    """Which of our own kernels can run here; what cannot is done by plain PyTorch."""
+    import torch
+
+    from xbridge.ops import native
+    from xbridge.ops.triton.device import why_not_here
+
+    reasons = {
+        f"C++ operators ({native.isa()})": native.why_unavailable(),
+        "CUDA operators": native.why_no_cuda(),
+        "Triton operators": why_not_here([torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu")]),
+    }
+    findings = [(name, "no" if why else "yes", why or "ready") for name, why in reasons.items()]
+    forced = os.environ.get("XBRIDGE_BACKEND")
+    return findings + ([("operators", "note", f"XBRIDGE_BACKEND={forced} decides for all")] if forced else [])
 
 
 def _distributed() -> list[Finding]:
