@@ -15,7 +15,7 @@
 namespace xbridge {
 
 constexpr int64_t tile_rows = 16;
-constexpr int64_t tile_words = 256;                // 32-bit words
+constexpr int64_t tile_words = 256;  // 32-bit words
 constexpr int64_t strip_rows = 2 * tile_rows;
 constexpr int64_t block_entries = 2 * tile_rows;
 constexpr int64_t block_words = 2 * tile_words;

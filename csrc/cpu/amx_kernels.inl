@@ -10,8 +10,8 @@ void release() { Tiles::release(); }
 
 // c (32, 32) = or += the blocks of two strips, multiplied as `steps` says; `stride` floats from row to row of c.
 template <bool add>
-[[gnu::noinline]] void multiply_strips(const uint32_t* left, const uint32_t* right, const Step* steps, int64_t num_steps, float* c,
-                                       int64_t stride) {
+[[gnu::noinline]] void multiply_strips(const uint32_t* left, const uint32_t* right, const Step* steps,
+                                       int64_t num_steps, float* c, int64_t stride) {
   Tiles tiles;
   const int64_t stride_bytes = 4 * stride;
   float* const lower = c + tile_rows * stride;
@@ -48,16 +48,16 @@ template <bool add>
 template <int bit>
 [[gnu::always_inline]] inline Word even_blocks(const Word& a, const Word& b) {
 #define LANE(i) ((i) & bit ? 16 + (i) - bit : (i))
-  return __builtin_shufflevector(a, b, LANE(0), LANE(1), LANE(2), LANE(3), LANE(4), LANE(5), LANE(6), LANE(7), LANE(8), LANE(9),
-                                 LANE(10), LANE(11), LANE(12), LANE(13), LANE(14), LANE(15));
+  return __builtin_shufflevector(a, b, LANE(0), LANE(1), LANE(2), LANE(3), LANE(4), LANE(5), LANE(6), LANE(7), LANE(8),
+                                 LANE(9), LANE(10), LANE(11), LANE(12), LANE(13), LANE(14), LANE(15));
 #undef LANE
 }
 
 template <int bit>
 [[gnu::always_inline]] inline Word odd_blocks(const Word& a, const Word& b) {
 #define LANE(i) ((i) & bit ? 16 + (i) : (i) + bit)
-  return __builtin_shufflevector(a, b, LANE(0), LANE(1), LANE(2), LANE(3), LANE(4), LANE(5), LANE(6), LANE(7), LANE(8), LANE(9),
-                                 LANE(10), LANE(11), LANE(12), LANE(13), LANE(14), LANE(15));
+  return __builtin_shufflevector(a, b, LANE(0), LANE(1), LANE(2), LANE(3), LANE(4), LANE(5), LANE(6), LANE(7), LANE(8),
+                                 LANE(9), LANE(10), LANE(11), LANE(12), LANE(13), LANE(14), LANE(15));
 #undef LANE
 }
 

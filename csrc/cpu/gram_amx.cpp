@@ -21,9 +21,9 @@
 namespace xbridge {
 namespace {
 
-constexpr int64_t max_side = 256;               // rows and columns of a tile
-constexpr int64_t max_tile_floats = 1 << 20;    // of all layers together: what stays in the outer caches
-constexpr int64_t default_packed_bytes = 64 << 20;  // right operands that are held packed, and eight times the left ones of a thread
+constexpr int64_t max_side = 256;                   // rows and columns of a tile
+constexpr int64_t max_tile_floats = 1 << 20;        // of all layers together: what stays in the outer caches
+constexpr int64_t default_packed_bytes = 64 << 20;  // right operands held packed; a thread holds an eighth of left ones
 constexpr int64_t run_tiles = 8;
 
 // Everywhere else products are rounded before they are added; these kernels want fused multiply-adds, and square roots
@@ -72,7 +72,10 @@ namespace amx {
 class AmxGram {
  public:
   AmxGram(const std::vector<GramLayer>& layers, Kernel kernel, const GramKernels& kernels, int64_t packed_bytes)
-      : kernels_(kernels), packed_bytes_(packed_bytes), n_(layers[0].rows.size(0)), num_layers_(static_cast<int>(layers.size())) {
+      : kernels_(kernels),
+        packed_bytes_(packed_bytes),
+        n_(layers[0].rows.size(0)),
+        num_layers_(static_cast<int>(layers.size())) {
     side_ = std::clamp(n_ / 16 / strip_rows * strip_rows, strip_rows, max_side);
     while (side_ > strip_rows && side_ * side_ * num_layers_ > max_tile_floats) side_ -= strip_rows;
     panels_ = ceil_div(n_, side_);
@@ -118,7 +121,9 @@ class AmxGram {
     std::vector<double> row_sums, col_sums;
   };
 
-  int64_t panel_words(const AmxLayer& layer) const { return side_ / strip_rows * layer.source.strip_blocks * block_words; }
+  int64_t panel_words(const AmxLayer& layer) const {
+    return side_ / strip_rows * layer.source.strip_blocks * block_words;
+  }
 
   int64_t largest_panel() const {
     int64_t largest = 0;
@@ -149,17 +154,21 @@ class AmxGram {
     });
   }
 
-  void add_window(int64_t first, int64_t end, const uint32_t* right, std::vector<double>& products, int64_t* row_sums) const {
+  void add_window(int64_t first, int64_t end, const uint32_t* right, std::vector<double>& products,
+                  int64_t* row_sums) const {
     std::vector<Run> runs;
     for (int64_t row = 0; row < end; ++row) {
-      for (int64_t col = std::max(row, first); col < end; col += run_tiles) runs.push_back({row, col, std::min(end, col + run_tiles)});
+      for (int64_t col = std::max(row, first); col < end; col += run_tiles) {
+        runs.push_back({row, col, std::min(end, col + run_tiles)});
+      }
     }
     std::vector<double> slots(runs.size() * products.size());
     in_parallel(static_cast<int64_t>(runs.size()), [&] {
       return [&, this, workspace = std::make_unique<Workspace>(*this)](int64_t i) {
         const Run& run = runs[i];
         for (int64_t col = run.first_col; col < run.end_col; ++col) {
-          add_tile(run.row, col, right + (col - first) * panel_words_, *workspace, slots.data() + i * products.size(), row_sums);
+          add_tile(run.row, col, right + (col - first) * panel_words_, *workspace, slots.data() + i * products.size(),
+                   row_sums);
         }
       };
     });
@@ -176,7 +185,8 @@ class AmxGram {
     return to;
   }
 
-  void add_tile(int64_t row, int64_t col, const uint32_t* right, Workspace& workspace, double* products, int64_t* row_sums) const {
+  void add_tile(int64_t row, int64_t col, const uint32_t* right, Workspace& workspace, double* products,
+                int64_t* row_sums) const {
     const Tile tile{side_, row * side_, rows_of(row), col * side_, rows_of(col), row == col};
     for (int l = 0; l < num_layers_; ++l) {
       const AmxLayer& layer = layers_[l];
@@ -200,7 +210,8 @@ class AmxGram {
   }
 
   // From sums of v over half of the entries to sums of k = factor v + constant over all.
-  void restore(const std::vector<double>& products, const std::vector<int64_t>& row_sums, const GramTotals& totals) const {
+  void restore(const std::vector<double>& products, const std::vector<int64_t>& row_sums,
+               const GramTotals& totals) const {
     const double others = static_cast<double>(n_ - 1), entries = static_cast<double>(n_) * others;
     std::vector<double> sums(static_cast<size_t>(num_layers_));
     for (int l = 0; l < num_layers_; ++l) {
@@ -214,8 +225,9 @@ class AmxGram {
     for (int l = 0; l < num_layers_; ++l) {
       for (int m = l; m < num_layers_; ++m) {
         const AmxLayer &a = layers_[l], &b = layers_[m];
-        const double product = 2 * a.factor * b.factor * products[l * num_layers_ + m] + a.factor * b.constant * sums[l] +
-                               a.constant * b.factor * sums[m] + entries * a.constant * b.constant;
+        const double product = 2 * a.factor * b.factor * products[l * num_layers_ + m] +
+                               a.factor * b.constant * sums[l] + a.constant * b.factor * sums[m] +
+                               entries * a.constant * b.constant;
         totals.products[l * num_layers_ + m] = totals.products[m * num_layers_ + l] = product;
       }
       if (n_ > 1 && layers_[l].curve.shape != Kernel::linear) check_resolution(l, sums[l], totals);
@@ -226,7 +238,8 @@ class AmxGram {
   void check_resolution(int l, double sum, const GramTotals& totals) const {
     const AmxLayer& layer = layers_[l];
     const double rounded = layer.row_sum_unit * static_cast<double>(panels_ * n_);
-    const double mean_product = totals.products[l * num_layers_ + l] / (static_cast<double>(n_) * static_cast<double>(n_ - 1));
+    const double mean_product =
+        totals.products[l * num_layers_ + l] / (static_cast<double>(n_) * static_cast<double>(n_ - 1));
     STD_TORCH_CHECK(layer.curve.unit == 1 || (rounded < 1e-9 * sum && mean_product > 1e-30), "gram_sums: layer ", l,
                     ": nearly all kernel values are zero in float32; use a wider bandwidth, or float64");
   }
@@ -242,18 +255,20 @@ class AmxGram {
 }  // namespace
 
 void gram_sums_amx(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
+  const GramKernels* kernels = nullptr;
 #if defined(__x86_64__)
-  AmxGram(layers, kernel, amx::kernels, default_packed_bytes).sums(totals);
-#else
-  STD_TORCH_CHECK(false, "gram_sums: this processor has no AMX");
+  kernels = &amx::kernels;
 #endif
+  STD_TORCH_CHECK(kernels != nullptr, "gram_sums: this processor has no AMX");
+  AmxGram(layers, kernel, *kernels, default_packed_bytes).sums(totals);
 }
 
 namespace {
 
 // Only for tests, on any processor, with arguments that are not checked: the operator gram_sums is what callers use.
-std::tuple<Tensor, Tensor> emulated_op(std::vector<Tensor> layers, std::vector<Tensor> shifts, std::vector<double> scales,
-                                       std::string kernel, std::vector<double> gammas, int64_t packed_bytes) {
+std::tuple<Tensor, Tensor> emulated_op(std::vector<Tensor> layers, std::vector<Tensor> shifts,
+                                       std::vector<double> scales, std::string kernel, std::vector<double> gammas,
+                                       int64_t packed_bytes) {
   STD_TORCH_CHECK(!layers.empty() && shifts.size() == layers.size() && scales.size() == layers.size() &&
                       gammas.size() == layers.size(),
                   "gram_sums: needs one shift, scale and gamma per layer");
@@ -274,8 +289,9 @@ std::tuple<Tensor, Tensor> emulated_op(std::vector<Tensor> layers, std::vector<T
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(xbridge, m) {
-  m.def("gram_sums_amx_emulated(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas, "
-        "int packed_bytes) -> (Tensor, Tensor)");
+  m.def(
+      "gram_sums_amx_emulated(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas, "
+      "int packed_bytes) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(xbridge, CPU, m) { m.impl("gram_sums_amx_emulated", TORCH_BOX(&emulated_op)); }

@@ -8,7 +8,8 @@ struct Pair {
 
 [[gnu::always_inline]] inline Vec widen_half(const Word& bits) {
   const Word magnitude = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
-  // a subnormal number m 2^-24 is (0.5 + m 2^-24) - 0.5; otherwise only the exponent's bias changes (infinity: once more)
+  // a subnormal number m 2^-24 is (0.5 + m 2^-24) - 0.5; otherwise only the exponent's bias changes (infinity: once
+  // more)
   const Vec subnormal = (Vec)((magnitude >> 13) | 0x3f000000u) - 0.5f;
   const Word rebiased = magnitude + (magnitude >= 0x0f800000u ? Word{} + 0x70000000u : Word{} + 0x38000000u);
   return (Vec)((magnitude < 0x00800000u ? (Word)subnormal : rebiased) | sign);
@@ -75,14 +76,17 @@ void find_inexact_as(const Source& source, int64_t first, int64_t count, uint8_t
 
 void find_inexact(const Source& source, int64_t first, int64_t count, uint8_t* flags) {
   switch (source.type) {
-    case ScalarType::Half: return find_inexact_as<Float16Bits>(source, first, count, flags);
-    case ScalarType::BFloat16: return find_inexact_as<Bfloat16Bits>(source, first, count, flags);
-    default: return find_inexact_as<float>(source, first, count, flags);
+    case ScalarType::Half:
+      return find_inexact_as<Float16Bits>(source, first, count, flags);
+    case ScalarType::BFloat16:
+      return find_inexact_as<Bfloat16Bits>(source, first, count, flags);
+    default:
+      return find_inexact_as<float>(source, first, count, flags);
   }
 }
 
-// Rows as strips, the rest of the last strip zero. x = high + low, both bfloat16; the low parts of a block, where it has
-// them, follow all high ones. `transposed`: as right operands.
+// Rows as strips, the rest of the last strip zero. x = high + low, both bfloat16; the low parts of a block, where it
+// has them, follow all high ones. `transposed`: as right operands.
 template <typename T>
 void pack_as(const Source& source, int64_t first, int64_t count, bool transposed, uint32_t* out) {
   for (int64_t start = 0; start < count; start += strip_rows, out += source.strip_blocks * block_words) {
@@ -98,7 +102,8 @@ void pack_as(const Source& source, int64_t first, int64_t count, bool transposed
           const Word high_first = nearest_bfloat16(x.first), high_second = nearest_bfloat16(x.second);
           high[row] = in_one_word(high_first, high_second);
           if (low_block >= 0) {
-            low[row] = in_one_word(nearest_bfloat16(x.first - (Vec)high_first), nearest_bfloat16(x.second - (Vec)high_second));
+            low[row] =
+                in_one_word(nearest_bfloat16(x.first - (Vec)high_first), nearest_bfloat16(x.second - (Vec)high_second));
           }
         }
         if (transposed) transpose(high);
@@ -113,14 +118,17 @@ void pack_as(const Source& source, int64_t first, int64_t count, bool transposed
 
 void pack(const Source& source, int64_t first, int64_t count, bool transposed, uint32_t* out) {
   switch (source.type) {
-    case ScalarType::Half: return pack_as<Float16Bits>(source, first, count, transposed, out);
-    case ScalarType::BFloat16: return pack_as<Bfloat16Bits>(source, first, count, transposed, out);
-    default: return pack_as<float>(source, first, count, transposed, out);
+    case ScalarType::Half:
+      return pack_as<Float16Bits>(source, first, count, transposed, out);
+    case ScalarType::BFloat16:
+      return pack_as<Bfloat16Bits>(source, first, count, transposed, out);
+    default:
+      return pack_as<float>(source, first, count, transposed, out);
   }
 }
 
-// |x_i|^2 and x_i . offset of one strip. The former by the very additions of inner_products, so that the distance of equal
-// rows is exactly zero; but with the low parts' own squares, which pairs of different rows lose as well as not.
+// |x_i|^2 and x_i . offset of one strip. The former by the very additions of inner_products, so that the distance of
+// equal rows is exactly zero; but with the low parts' own squares, which pairs of different rows lose as well as not.
 void measure(const Source& source, const Step* steps, int64_t num_steps, const uint32_t* left, const uint32_t* right,
              bool low_multiplied, const float* offset, double* lengths, double* lifts) {
   alignas(64) float c[strip_rows * strip_rows];
@@ -131,12 +139,14 @@ void measure(const Source& source, const Step* steps, int64_t num_steps, const u
     for (int64_t block = 0; block < source.num_blocks; ++block) {
       const Word high = *reinterpret_cast<const Word*>(words + block * block_words);
       Word low = {};
-      if (source.low_blocks[block] >= 0) low = *reinterpret_cast<const Word*>(words + source.low_blocks[block] * block_words);
+      if (source.low_blocks[block] >= 0)
+        low = *reinterpret_cast<const Word*>(words + source.low_blocks[block] * block_words);
       const Vec low_first = (Vec)(low << 16), low_second = (Vec)(low & 0xffff0000u);
       if (!low_multiplied) lost += sum_of(low_first * low_first + low_second * low_second);
       if (offset != nullptr) {
         const Pair by = read_pair(offset + block * block_entries);
-        lift += sum_of(((Vec)(high << 16) + low_first) * by.first + ((Vec)(high & 0xffff0000u) + low_second) * by.second);
+        lift +=
+            sum_of(((Vec)(high << 16) + low_first) * by.first + ((Vec)(high & 0xffff0000u) + low_second) * by.second);
       }
     }
     lengths[row] = c[row * strip_rows + row] + lost;
@@ -145,17 +155,17 @@ void measure(const Source& source, const Step* steps, int64_t num_steps, const u
 }
 
 // x_i . x_j of a tile; in a tile on the diagonal, 32 x 32 blocks below it are left as they are.
-void inner_products(const Source& source, const Step* steps, int64_t num_steps, const uint32_t* left, const uint32_t* right,
-                    const Tile& tile, float* c) {
+void inner_products(const Source& source, const Step* steps, int64_t num_steps, const uint32_t* left,
+                    const uint32_t* right, const Tile& tile, float* c) {
   const int64_t strip_words = source.strip_blocks * block_words;
   for (int64_t col = 0; col < tile.cols; col += strip_rows) {
     const int64_t last = tile.diagonal && col + strip_rows < tile.rows ? col + strip_rows : tile.rows;
     for (int64_t row = 0; row < last; row += strip_rows) {
-      multiply_strips<false>(left + row / strip_rows * strip_words, right + col / strip_rows * strip_words, steps, num_steps,
-                             c + row * tile.side + col, tile.side);
+      multiply_strips<false>(left + row / strip_rows * strip_words, right + col / strip_rows * strip_words, steps,
+                             num_steps, c + row * tile.side + col, tile.side);
     }
   }
 }
 
-constexpr GramKernels kernels = {configure, release,        find_inexact, pack,          measure,
-                                 inner_products, finish, layer_products};
+constexpr GramKernels kernels = {configure, release,        find_inexact, pack,
+                                 measure,   inner_products, finish,       layer_products};

@@ -15,14 +15,18 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
 constexpr int64_t pilot_rows = 64, pair_rows = 16;
-constexpr double largest_mean = 32;  // |mean|^2 over the variance, of what is left unshifted in rows that bfloat16 holds
+constexpr double largest_mean =
+    32;  // |mean|^2 over the variance, of what is left unshifted in rows that bfloat16 holds
 
 double entry(const Source& source, int64_t row, int64_t k) {
   const int64_t at = row * source.stride + k;
   switch (source.type) {
-    case ScalarType::Half: return static_cast<const Half*>(source.data)[at];
-    case ScalarType::BFloat16: return static_cast<const BFloat16*>(source.data)[at];
-    default: return static_cast<const float*>(source.data)[at];
+    case ScalarType::Half:
+      return static_cast<const Half*>(source.data)[at];
+    case ScalarType::BFloat16:
+      return static_cast<const BFloat16*>(source.data)[at];
+    default:
+      return static_cast<const float*>(source.data)[at];
   }
 }
 
@@ -55,13 +59,15 @@ std::vector<double> mean_squares(const Source& source, const std::vector<int64_t
 
 double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 
-// Of rows that bfloat16 holds, the entries with the largest means are shifted, until what is left of the mean is no longer
-// than a few standard deviations: rounding errors grow with |z|, and a shift that is not exact costs three products.
+// Of rows that bfloat16 holds, the entries with the largest means are shifted, until what is left of the mean is no
+// longer than a few standard deviations: rounding errors grow with |z|, and a shift that is not exact costs three
+// products.
 std::vector<float> chosen_origin(const Source& source, const float* shift, const std::vector<int64_t>& rows) {
   if (!bfloat16_holds(source, rows)) return std::vector<float>(shift, shift + source.dim);
   std::vector<int64_t> order(static_cast<size_t>(source.dim));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t j, int64_t k) { return std::fabs(shift[j]) > std::fabs(shift[k]); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t j, int64_t k) { return std::fabs(shift[j]) > std::fabs(shift[k]); });
   double left = 0;
   for (int64_t k : order) left += static_cast<double>(shift[k]) * shift[k];
   const double allowed = largest_mean * sum(mean_squares(source, rows, shift));
@@ -74,7 +80,8 @@ std::vector<float> chosen_origin(const Source& source, const float* shift, const
   return origin;
 }
 
-// A power of two that makes rows about one long, so that no square leaves float32's range and nothing of size is subnormal.
+// A power of two that makes rows about one long, so that no square leaves float32's range and nothing of size is
+// subnormal.
 float chosen_unit(const Source& source, int64_t n, const std::vector<int64_t>& rows, const float* origin) {
   double length = sum(mean_squares(source, rows, origin));
   if (length == 0) length = sum(mean_squares(source, some_rows(n, n), origin));
@@ -104,7 +111,8 @@ std::vector<uint8_t> inexact_blocks(const Source& source, int64_t n, const GramK
       kernels.find_inexact(source, first, std::min(rows_per_task, n - first), flags.data() + task * source.num_blocks);
     }
   });
-  for (int64_t at = source.num_blocks; at < static_cast<int64_t>(flags.size()); ++at) flags[at % source.num_blocks] |= flags[at];
+  for (int64_t at = source.num_blocks; at < static_cast<int64_t>(flags.size()); ++at)
+    flags[at % source.num_blocks] |= flags[at];
   flags.resize(static_cast<size_t>(source.num_blocks));
   return flags;
 }
@@ -131,7 +139,8 @@ double mean_kernel(const GramLayer& layer, const Source& source, const std::vect
   for (size_t i = 0; i < rows.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       double squared = 0;
-      for (int64_t k = 0; k < source.dim; ++k) squared += std::pow(entry(source, rows[i], k) - entry(source, rows[j], k), 2);
+      for (int64_t k = 0; k < source.dim; ++k)
+        squared += std::pow(entry(source, rows[i], k) - entry(source, rows[j], k), 2);
       squared *= static_cast<double>(layer.scale) * layer.scale;
       total += std::exp(-layer.gamma * (root ? std::sqrt(squared) : squared));
     }
@@ -140,8 +149,8 @@ double mean_kernel(const GramLayer& layer, const Source& source, const std::vect
   return pairs > 0 ? total / pairs : 0;
 }
 
-// v is k over a constant near its mean, minus one: float32 then holds what HSIC sees, the deviations. Where k is mostly far
-// below its largest values, v = k holds them better.
+// v is k over a constant near its mean, minus one: float32 then holds what HSIC sees, the deviations. Where k is mostly
+// far below its largest values, v = k holds them better.
 void plan_curve(AmxLayer& to, const GramLayer& layer, Kernel kernel, int64_t n) {
   constexpr double smallest_mean = 0.05, log2_e = 1.4426950408889634;
   const double unscale = static_cast<double>(layer.scale) / to.source.unit;
@@ -202,8 +211,8 @@ void measure(AmxLayer& layer, int index, int64_t n, int64_t padded, const GramKe
       const int64_t first = strip * strip_rows, count = std::min(strip_rows, n - first);
       kernels.pack(layer.source, first, count, false, left.get());
       kernels.pack(layer.source, first, count, true, right.get());
-      kernels.measure(layer.source, layer.steps.data(), static_cast<int64_t>(layer.steps.size()), left.get(), right.get(),
-                      layer.low_multiplied, offset, lengths.data() + first, lifts.data() + first);
+      kernels.measure(layer.source, layer.steps.data(), static_cast<int64_t>(layer.steps.size()), left.get(),
+                      right.get(), layer.low_multiplied, offset, lengths.data() + first, lifts.data() + first);
     }
     kernels.release();
   });

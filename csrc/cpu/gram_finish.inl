@@ -1,7 +1,8 @@
 // From a tile of inner products to kernel values and their sums. Included once per instruction set, inside a namespace
 // that defines `lanes`, `Vec` and `IntVec`; includes nothing.
 
-// Newton's method from the bits of 1 / sqrt(x); compilers make a vector of square roots of scalar ones. Exactly 0 for 0.
+// Newton's method from the bits of 1 / sqrt(x); compilers make a vector of square roots of scalar ones. Exactly 0 for
+// 0.
 [[gnu::always_inline]] inline Vec square_root(const Vec& x) {
   Vec inverse = (Vec)(0x5f3759df - ((IntVec)x >> 1));
   const Vec half = 0.5f * x;
@@ -25,7 +26,8 @@
 }
 
 template <Kernel shape>
-[[gnu::always_inline]] inline void kernel_row(const Curve& curve, float half, const float* halves, int64_t cols, float* c) {
+[[gnu::always_inline]] inline void kernel_row(const Curve& curve, float half, const float* halves, int64_t cols,
+                                              float* c) {
   for (int64_t j = 0; j < cols; j += lanes) {
     Vec* value = reinterpret_cast<Vec*>(c + j);
     const Vec both = half + *reinterpret_cast<const Vec*>(halves + j);
@@ -41,10 +43,10 @@ template <Kernel shape>
   }
 }
 
-// Kernel values in place of inner products, zero outside the matrix and, in a tile on the diagonal, for j <= i; and their
-// sums along rows and columns. `half_cols` is padded to `side`.
-[[gnu::noinline]] void finish(const Curve& curve, const Tile& tile, const float* half_rows, const float* half_cols, float* c,
-                              double* row_sums, double* col_sums) {
+// Kernel values in place of inner products, zero outside the matrix and, in a tile on the diagonal, for j <= i; and
+// their sums along rows and columns. `half_cols` is padded to `side`.
+[[gnu::noinline]] void finish(const Curve& curve, const Tile& tile, const float* half_rows, const float* half_cols,
+                              float* c, double* row_sums, double* col_sums) {
   alignas(4 * lanes) float column[max_side];
   for (int64_t j = 0; j < tile.side; ++j) col_sums[j] = 0;
   for (int64_t start = 0; start < tile.rows; start += run_rows) {
@@ -54,7 +56,8 @@ template <Kernel shape>
       float* row = c + i * tile.side;
       if (curve.shape == Kernel::linear) kernel_row<Kernel::linear>(curve, half_rows[i], half_cols, tile.cols, row);
       if (curve.shape == Kernel::rbf) kernel_row<Kernel::rbf>(curve, half_rows[i], half_cols, tile.cols, row);
-      if (curve.shape == Kernel::laplacian) kernel_row<Kernel::laplacian>(curve, half_rows[i], half_cols, tile.cols, row);
+      if (curve.shape == Kernel::laplacian)
+        kernel_row<Kernel::laplacian>(curve, half_rows[i], half_cols, tile.cols, row);
       for (int64_t j = tile.diagonal ? i : -1; j >= 0; --j) row[j] = 0;
       for (int64_t j = tile.cols; j < tile.side; ++j) row[j] = 0;
       Vec sum = {};
@@ -69,11 +72,11 @@ template <Kernel shape>
   }
 }
 
-// totals[l][m] += sum of a_l a_m for `left_layers` layers from l and `right_layers` from m, over `count` entries of a tile.
-// A block that reaches beyond the last layer computes that one again, for nothing.
+// totals[l][m] += sum of a_l a_m for `left_layers` layers from l and `right_layers` from m, over `count` entries of a
+// tile. A block that reaches beyond the last layer computes that one again, for nothing.
 template <int left_layers, int right_layers>
-[[gnu::always_inline]] inline void multiply_layers(const float* c, int64_t layer_stride, int64_t count, int l, int m, int num_layers,
-                                                   double* totals) {
+[[gnu::always_inline]] inline void multiply_layers(const float* c, int64_t layer_stride, int64_t count, int l, int m,
+                                                   int num_layers, double* totals) {
   const float* left[left_layers];
   const float* right[right_layers];
   for (int a = 0; a < left_layers; ++a) left[a] = c + (l + a < num_layers ? l + a : num_layers - 1) * layer_stride;
@@ -96,7 +99,8 @@ template <int left_layers, int right_layers>
 
 // totals[l][m] += sum_e c_l[e] c_m[e] for l <= m: float32 over at most `run_vectors` terms a lane, then float64.
 template <int left_layers, int right_layers>
-[[gnu::noinline]] void layer_products_of(const float* c, int64_t layer_stride, int64_t count, int num_layers, double* totals) {
+[[gnu::noinline]] void layer_products_of(const float* c, int64_t layer_stride, int64_t count, int num_layers,
+                                         double* totals) {
   constexpr int64_t run = run_vectors * lanes;
   for (int64_t start = 0; start < count; start += run) {
     const int64_t length = count - start < run ? count - start : run;

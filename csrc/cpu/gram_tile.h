@@ -7,8 +7,8 @@
 
 namespace xbridge {
 
-constexpr int64_t run_rows = 96;         // longest float32 sum along a column
-constexpr int64_t run_vectors = 128;     // longest float32 sum of products of layers, per lane
+constexpr int64_t run_rows = 96;      // longest float32 sum along a column
+constexpr int64_t run_vectors = 128;  // longest float32 sum of products of layers, per lane
 
 struct Tile {
   int64_t side, first_row, rows, first_col, cols;  // `side` floats from row to row

@@ -4,7 +4,6 @@
 // that stay in cache. Every entry of the result belongs to one task, so that sums do not depend on the threads.
 
 #include <algorithm>
-#include <cstring>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
@@ -15,16 +14,17 @@
 namespace xbridge {
 namespace {
 
-constexpr int64_t slab_rows = 8192;   // longest float32 sum
-constexpr int64_t chunk_rows = 512;   // of a strip, in the innermost cache
-constexpr int64_t side = 256;         // rows and columns of a tile of the result
+constexpr int64_t slab_rows = 8192;  // longest float32 sum
+constexpr int64_t chunk_rows = 512;  // of a strip, in the innermost cache
+constexpr int64_t side = 256;        // rows and columns of a tile of the result
 constexpr int64_t side_strips = side / strip_rows;
 
 struct XtyKernels {
   void (*configure)();
   void (*release)();
   void (*pack_columns)(const uint16_t* x, int64_t stride, int64_t rows, int64_t cols, bool left, uint32_t* out);
-  void (*multiply_add_strips)(const uint32_t* left, const uint32_t* right, const Step*, int64_t num_steps, float* c, int64_t stride);
+  void (*multiply_add_strips)(const uint32_t* left, const uint32_t* right, const Step*, int64_t num_steps, float* c,
+                              int64_t stride);
 };
 
 #if !defined(__clang__)
@@ -88,14 +88,16 @@ Packed packed(const Columns& x, int64_t first, int64_t rows, bool left, const Xt
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task / to.strips, strip = task % to.strips, col = strip * strip_rows;
       const uint16_t* from = x.data + (first + chunk * chunk_rows) * x.stride + col;
-      kernels.pack_columns(from, x.stride, to.rows_of(chunk), std::min(strip_rows, x.num_columns - col), left, to.at(chunk, strip));
+      const int64_t cols = std::min(strip_rows, x.num_columns - col);
+      kernels.pack_columns(from, x.stride, to.rows_of(chunk), cols, left, to.at(chunk, strip));
     }
   });
   return to;
 }
 
 // One tile of the result, in strips from `row` and `col`: c (side, side).
-void multiply_tile(const Packed& x, const Packed& y, int64_t row, int64_t col, const Step* steps, float* c, const XtyKernels& kernels) {
+void multiply_tile(const Packed& x, const Packed& y, int64_t row, int64_t col, const Step* steps, float* c,
+                   const XtyKernels& kernels) {
   const int64_t last_row = std::min(row + side_strips, x.strips), last_col = std::min(col + side_strips, y.strips);
   std::fill(c, c + side * side, 0.0f);
   kernels.configure();
@@ -139,7 +141,8 @@ void add_product(const Tensor& x, const Tensor& y, Tensor& total, const XtyKerne
 
 void check(const Tensor& x, const Tensor& y, const Tensor& total) {
   STD_TORCH_CHECK(x.dim() == 2 && y.dim() == 2 && x.size(0) == y.size(0), "xty: x must be (n, d1) and y (n, d2)");
-  STD_TORCH_CHECK(total.dim() == 2 && total.size(0) == x.size(1) && total.size(1) == y.size(1), "xty: total must be (d1, d2)");
+  STD_TORCH_CHECK(total.dim() == 2 && total.size(0) == x.size(1) && total.size(1) == y.size(1),
+                  "xty: total must be (d1, d2)");
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16 && y.scalar_type() == ScalarType::BFloat16 &&
                       total.scalar_type() == ScalarType::Float,
                   "xty: x and y must be bfloat16, total float32");

@@ -1,4 +1,5 @@
-// Columns of row-major matrices as strips: entries are rows of the matrix, two to a word. Included after amx_kernels.inl.
+// Columns of row-major matrices as strips: entries are rows of the matrix, two to a word. Included after
+// amx_kernels.inl.
 
 typedef uint16_t HalfWord __attribute__((vector_size(2 * lanes), may_alias));
 

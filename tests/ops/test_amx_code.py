@@ -20,21 +20,34 @@ SPILL = re.compile(r"vmov\w+\s+%zmm\d+,[-\w]*\(%r[sb]p")
 
 
 @pytest.fixture(scope="module")
-def functions():
-    """Instructions of every function of a namespace `amx`, by a shortened name; instances of a template together."""
+def bodies():
+    """The name and the instructions of every function."""
     command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", "--section=.text", str(LIBRARY)]
-    found: dict[str, list[list[str]]] = {}
-    body: list[str] = []
+    found: list[tuple[str, list[str]]] = []
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         header = re.match(r"[0-9a-f]+ <(.*)>:$", line)
         if header:
-            body = []
-            name = re.search(r"\(anonymous namespace\)::amx::(\w+)", header.group(1))
-            if name:
-                found.setdefault(name.group(1), []).append(body)
+            found.append((header.group(1), []))
         elif "\t" in line:
-            body.append(line.split("\t", 1)[1])
+            found[-1][1].append(line.split("\t", 1)[1])
     return found
+
+
+@pytest.fixture(scope="module")
+def functions(bodies):
+    """Instructions of the functions of namespaces `amx`, by their plain names; instances of a template together."""
+    found: dict[str, list[list[str]]] = {}
+    for full_name, body in bodies:
+        name = re.search(r"\(anonymous namespace\)::amx::(\w+)", full_name)
+        if name:
+            found.setdefault(name.group(1), []).append(body)
+    return found
+
+
+def test_other_functions_run_on_older_processors(bodies):
+    for name, body in bodies:
+        if "::amx::" not in name and "::avx512::" not in name:
+            assert not any("zmm" in line or "tmm" in line for line in body), name
 
 
 def test_products_are_four_tile_instructions_for_four_loads(functions):
