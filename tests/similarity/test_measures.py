@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xbridge.similarity import (
@@ -45,6 +45,7 @@ def related(n: int, d1: int, d2: int, seed: int) -> tuple[torch.Tensor, torch.Te
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), d=st.integers(1, 8), log_scale=st.floats(-3, 3), offset=st.floats(-100, 100))
 def test_invariant_to_shift_scale_and_rotation_of_either_side(name, seed, d, log_scale, offset):
+    assume(d > 1 or name != "knn")  # on a line all cosines are 1 or -1: what is nearest is decided by rounding
     measure = SHIFT_SCALE_ROTATION[name]
     x, y = related(40, d, 5, seed)
     moved = x @ torch.linalg.qr(normal(d, d, seed=seed)).Q * 10**log_scale + offset

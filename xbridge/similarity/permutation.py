@@ -20,7 +20,7 @@ from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_ker
 from xbridge.similarity.rows import Layers, Rows, as_rows, num_rows
 
 MAX_BYTES = 8 << 30  # of centred kernel matrices, float32
-CHUNK = 50  # permutations at a time
+CHUNK = 250  # permutations at a time
 TIE = 1e-6  # relative: a permutation that swaps equal rows equals the observed value but for float32 rounding
 
 
