@@ -26,14 +26,13 @@ constexpr int64_t max_tile_floats = 1 << 20;        // of all layers together: w
 constexpr int64_t default_packed_bytes = 64 << 20;  // right operands held packed; a thread holds an eighth of left ones
 constexpr int64_t run_tiles = 8;
 
-// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds, and square roots
-// without a library call for negative arguments.
+// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds.
 #if defined(__clang__)
 #pragma clang fp contract(fast)
 #else
 #pragma GCC diagnostic ignored "-Wpsabi"
 #pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast", "no-math-errno")
+#pragma GCC optimize("fp-contract=fast")
 #endif
 
 namespace emulated {
