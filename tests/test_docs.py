@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from xbridge.cli import _parse
+from xbridge.similarity.properties import describe
 from xbridge.study.config import load_study
 
 ROOT = Path(__file__).parent.parent
@@ -54,3 +55,7 @@ def test_the_study_of_your_own_corpus_is_a_study(tmp_path):
     assert loaded.study == "mine"
     assert list(loaded.tasks) == ["retrieval", "translation"]
     assert [source["type"] for source in loaded.corpus["sources"]] == ["text", "tsv"]
+
+
+def test_the_table_of_measures_is_the_declared_one():
+    assert describe().strip() in (ROOT / "docs" / "reference" / "measures.md").read_text(encoding="utf-8")
