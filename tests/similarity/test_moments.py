@@ -77,3 +77,11 @@ def test_errors_name_the_layer():
         moments.cka()
     with pytest.raises(ValueError, match="layers differ"):
         moments.merge(SecondMoments([2]))
+
+
+def test_rsa_of_streamed_moments_is_that_of_the_distances():
+    data = layers(60)
+    found = streamed([x + 300 for x in data], [7, 20]).rsa()
+    i, j = torch.triu_indices(60, 60, offset=1)
+    distances = torch.stack([torch.cdist(x, x)[i, j].square() for x in data])
+    assert np.allclose(found, torch.corrcoef(distances), rtol=0, atol=1e-9)

@@ -31,7 +31,7 @@ from xbridge.ops.accumulate import accumulate
 from xbridge.ops.hsic import Estimator, cka_from_sums
 from xbridge.ops.ingest import ingest
 from xbridge.similarity.momentstate import SMALL_SUMS, Layout, State
-from xbridge.similarity.readout import hsic_sums
+from xbridge.similarity.readout import hsic_sums, rsa_correlations
 from xbridge.similarity.rows import Rows, as_chunk
 
 BLOCK_ROWS = 2048
@@ -156,6 +156,12 @@ class SecondMoments:
         if self.num_examples < least:
             raise ValueError(f"{self.num_examples} examples: the {estimator} estimator needs at least {least}")
         return cka_from_sums(hsic_sums(self.state(), estimator, self.names), estimator).cpu().numpy()
+
+    def rsa(self) -> np.ndarray:
+        """Pearson RSA on squared Euclidean distances between all rows (see `rsa`), float64, shaped as `cka`."""
+        if self.num_examples < 3:
+            raise ValueError(f"{self.num_examples} examples: a correlation of distances needs at least 3")
+        return rsa_correlations(self.state()).cpu().numpy()
 
     def mean(self, layer: int) -> Tensor:
         """Mean row of a layer: (d,) float64."""

@@ -69,3 +69,22 @@ def _length_products(state: State, i: int, j: int) -> Tensor:
     xb, ya = state.U[state.layout.slices[i], j], state.U[state.layout.slices[j], i]
     crossed = 4 * (d_i @ state.products(i, j) @ d_j) - 2 * (d_j @ ya) - 2 * (d_i @ xb)
     return state.G[i, j] + crossed + d2_j * state.A[i] + d2_i * state.A[j] - 3 * n * d2_i * d2_j
+
+
+def rsa_correlations(state: State) -> Tensor:
+    """Pearson correlation, over all ordered pairs of rows, of squared Euclidean distances: (S_a, S_b), or (S, S).
+
+    About the means, sum_ij d2x_ij d2y_ij = 2 n sum a'b' + 2 A'B' + 4 |Cc_xy|^2 and sum_ij d2x_ij = 2 n A'.
+    """
+    n, sizes = state.n, layer_sizes(state)
+    num_pairs = n * (n - 1)
+
+    def covariance(i: int, j: int) -> Tensor:
+        lengths, cross = _length_products(state, i, j), state.cross_products(i, j).square().sum()
+        products = 2 * n * lengths / (sizes[i] * sizes[j]) + 2 * n * n + 4 * cross / (sizes[i] * sizes[j])
+        return products / num_pairs - (2 * n * n / num_pairs) ** 2
+
+    own = [covariance(i, i).sqrt() for i in range(len(sizes))]
+    return torch.stack(
+        [torch.stack([covariance(i, j) / (own[i] * own[j]) for j in state.layout.right]) for i in state.layout.left]
+    )
