@@ -161,7 +161,7 @@ class SecondMoments:
         """Pearson RSA on squared Euclidean distances between all rows (see `rsa`), float64, shaped as `cka`."""
         if self.num_examples < 3:
             raise ValueError(f"{self.num_examples} examples: a correlation of distances needs at least 3")
-        return rsa_correlations(self.state()).cpu().numpy()
+        return rsa_correlations(self.state(), self.names).cpu().numpy()
 
     def mean(self, layer: int) -> Tensor:
         """Mean row of a layer: (d,) float64."""

@@ -21,10 +21,7 @@ from xbridge.similarity.momentstate import State
 def hsic_sums(state: State, estimator: Estimator, names: Sequence[str]) -> HsicSums:
     """The sums of HSIC: all pairs of layers, or those across the split. ValueError names a layer of zero variance."""
     left, right = state.layout.left, state.layout.right
-    sizes = layer_sizes(state)
-    for name, size in zip(names, sizes.tolist(), strict=True):
-        if not size > 0:
-            raise ValueError(f"{name}: all {state.n} rows are equal (zero variance); similarity to it is undefined")
+    sizes = _checked_sizes(state, names)
     kept = 0.0 if estimator == "biased" else 1.0
 
     def pair(i: int, j: int) -> tuple[Tensor, Tensor]:
@@ -62,6 +59,14 @@ def centred_row_sums(state: State, i: int, j: int) -> Tensor:
     return state.U[state.layout.slices[i], j] - 2 * moved + n * (d_j @ d_j) * d_i - d_i * (state.A[j] - n * (d_j @ d_j))
 
 
+def _checked_sizes(state: State, names: Sequence[str]) -> Tensor:
+    sizes = layer_sizes(state)
+    for name, size in zip(names, sizes.tolist(), strict=True):
+        if not size > 0:
+            raise ValueError(f"{name}: all {state.n} rows are equal (zero variance); similarity to it is undefined")
+    return sizes
+
+
 def _length_products(state: State, i: int, j: int) -> Tensor:
     """sum_p a'_p b'_p"""
     d_i, d_j, n = state.offset(i), state.offset(j), state.n
@@ -71,12 +76,14 @@ def _length_products(state: State, i: int, j: int) -> Tensor:
     return state.G[i, j] + crossed + d2_j * state.A[i] + d2_i * state.A[j] - 3 * n * d2_i * d2_j
 
 
-def rsa_correlations(state: State) -> Tensor:
+def rsa_correlations(state: State, names: Sequence[str]) -> Tensor:
     """Pearson correlation, over all ordered pairs of rows, of squared Euclidean distances: (S_a, S_b), or (S, S).
+
+    ValueError names a layer of zero variance.
 
     About the means, sum_ij d2x_ij d2y_ij = 2 n sum a'b' + 2 A'B' + 4 |Cc_xy|^2 and sum_ij d2x_ij = 2 n A'.
     """
-    n, sizes = state.n, layer_sizes(state)
+    n, sizes = state.n, _checked_sizes(state, names)
     num_pairs = n * (n - 1)
 
     def covariance(i: int, j: int) -> Tensor:
