@@ -35,6 +35,7 @@ from xbridge.similarity.readout import hsic_sums, rsa_correlations
 from xbridge.similarity.rows import Rows, as_chunk
 
 BLOCK_ROWS = 2048
+RUN_FEATURES = 768  # columns of a product: it is still in the cache when it is added to the sums
 Precision: TypeAlias = Literal["float64", "float32"]
 
 
@@ -100,15 +101,16 @@ class SecondMoments:
             return
         z_NF, a_NS, state = self._rows[: self._filled], self._lengths[: self._filled], self._state
         state.n += self._filled
-        state.s += z_NF.sum(0, dtype=torch.float64)
         state.A += a_NS.sum(0)
         state.G += a_NS.T @ a_NS
-        state.U += z_NF.T @ a_NS.to(z_NF.dtype)
-        buffer = torch.empty(max(c.numel() for c in state.C), dtype=z_NF.dtype, device=z_NF.device)
+        sums = z_NF.T @ torch.cat([a_NS, torch.ones_like(a_NS[:, :1])], dim=1).to(z_NF.dtype)
+        state.U += sums[:, :-1]
+        state.s += sums[:, -1]
         for panel, total in zip(self._layout.panels, state.C, strict=True):
-            product = buffer[: total.numel()].view_as(total)
-            torch.mm(z_NF[:, self._layout.slices[panel.layer]].T, z_NF[:, panel.start : panel.stop], out=product)
-            accumulate(total, product)
+            left_FN = z_NF[:, self._layout.slices[panel.layer]].T
+            for start in range(panel.start, panel.stop, RUN_FEATURES):
+                run = slice(start, min(panel.stop, start + RUN_FEATURES))
+                accumulate(total[:, run.start - panel.start : run.stop - panel.start], left_FN @ z_NF[:, run])
         self._filled = 0
 
     def merge(self, other: "SecondMoments") -> None:
