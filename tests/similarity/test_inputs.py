@@ -88,7 +88,7 @@ def test_gram_sums_of_chunks_merge_and_survive_a_file(tmp_path, kernel, estimato
 
 
 def test_the_crossover_is_near_layers_times_width_not_width():
-    options = {"kernel": "linear", "backend": "auto", "return_stderr": False, "grouped": False}
+    options = {"kernel": "linear", "return_stderr": False, "grouped": False}
     twelve = [256] * 12
     assert choose_engine("auto", n=512, dims=twelve, split=None, **options) == "gram"
     assert choose_engine("auto", n=8192, dims=twelve, split=None, **options) == "moments"
@@ -122,3 +122,18 @@ def test_whole_numbers_and_foreign_byte_order_are_read():
     expected = cka(x, x[:, :2])
     assert cka(x.long(), x[:, :2].numpy().astype(">f8")) == pytest.approx(expected, abs=1e-12)
     assert torch.equal(x, x.round())
+
+
+def test_options_that_an_iterator_or_an_engine_cannot_honour_are_refused():
+    a = related(40, 4, 6)
+    with pytest.raises(ValueError, match="b must be one too"):
+        cka_matrix(chunks(a, [40]), a)
+    with pytest.raises(ValueError, match="estimator must be unbiased or biased"):
+        cka_matrix(chunks(a, [40]), estimator="debiased")
+    with pytest.raises(ValueError, match='batch_size is for engine="minibatch"'):
+        cka_matrix(chunks(a, [40]), batch_size=8)
+    with pytest.raises(ValueError, match='backend triton has kernels for engine="gram"'):
+        cka_matrix(a, engine="moments", backend="triton")
+    a[1][5, 0] = float("nan")
+    with pytest.raises(ValueError, match="layer 0 of b: row 5"):
+        cka_matrix(chunks(a[:1], [40]), chunks(a[1:], [40]))

@@ -45,9 +45,13 @@ def cka_of_layers(layers: Mapping[str, Rows], split: int | None, options: Option
     n, group_N = num_rows(layers), _group_ids(options.groups, num_rows(layers))
     _check_options(options, n, group_N)
     engine = choose_engine(
-        options.engine, options.kernel, n, dims_of(layers), split, backend=checked(options.backend),
-        return_stderr=options.return_stderr, grouped=options.return_stderr and group_N is not None,
+        options.engine, options.kernel, n, dims_of(layers), split, return_stderr=options.return_stderr,
+        grouped=options.return_stderr and group_N is not None,
     )  # fmt: skip
+    if options.backend == "triton" and engine != "gram":
+        raise ValueError(
+            f'backend triton has kernels for engine="gram"; "{engine}" multiplies with torch on any device'
+        )
     if engine == "minibatch":
         value, error = _by_minibatch(layers, split, options)
     elif engine == "moments":
@@ -127,7 +131,8 @@ def _minibatch_kernels(layers: Mapping[str, Rows], options: Options) -> list[Ker
     return None if callable(options.kernel) else kernel_layers(layers, options.kernel, options.bandwidth)
 
 
-def _check_options(options: Options, n: int, group_N: Tensor | None) -> None:
+def check_choices(options: Options) -> None:
+    """ValueError for a kernel, estimator, batch size or backend that there is not, here or at all."""
     check_kernel(options.kernel)
     if options.estimator not in ("unbiased", "biased"):
         raise ValueError(f"estimator must be unbiased or biased, not {options.estimator!r}")
@@ -135,6 +140,10 @@ def _check_options(options: Options, n: int, group_N: Tensor | None) -> None:
         raise ValueError('batch_size is for engine="minibatch"')
     if checked(options.backend) == "native" and why_unavailable():
         raise ValueError(f"backend native: {why_unavailable()}")
+
+
+def _check_options(options: Options, n: int, group_N: Tensor | None) -> None:
+    check_choices(options)
     num_left_out = 0 if not options.return_stderr else 1 if group_N is None else int(torch.bincount(group_N).max())
     least = (4 if options.estimator == "unbiased" else 2) + num_left_out
     if n < least:

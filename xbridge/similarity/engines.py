@@ -24,7 +24,6 @@ def choose_engine(
     dims: Sequence[int],
     split: int | None,
     *,
-    backend: Backend,
     return_stderr: bool,
     grouped: bool,
 ) -> Literal["moments", "gram", "minibatch"]:
@@ -40,12 +39,10 @@ def choose_engine(
         raise ValueError('engine "moments" takes the linear and cosine kernels, and no groups; use "gram"')
     if engine != "auto":
         return engine
-    return (
-        "moments"
-        if possible
-        and moments_work(n, dims, split) * (1 + return_stderr) < _gram_work(n, dims, split, return_stderr=return_stderr)
-        else "gram"
-    )
+    if not possible:
+        return "gram"
+    in_features = moments_work(n, dims, split) * (1 + return_stderr)
+    return "moments" if in_features < _gram_work(n, dims, split, return_stderr=return_stderr) else "gram"
 
 
 def choose_precision(
