@@ -1,5 +1,7 @@
 """What extraction keeps: narrow types, bounded shards that survive a kill, and second moments instead of states."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
