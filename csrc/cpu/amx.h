@@ -7,10 +7,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <new>
 
 #include "../common.h"
+#include "aligned.h"
 
 namespace xbridge {
 
@@ -24,17 +23,5 @@ constexpr int64_t block_words = 2 * tile_words;
 struct Step {
   int32_t left, right;
 };
-
-struct Deallocate {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
-
-template <typename T>
-using Aligned = std::unique_ptr<T[], Deallocate>;
-
-template <typename T>
-Aligned<T> aligned(int64_t count) {
-  return Aligned<T>(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count), std::align_val_t(64))));
-}
 
 }  // namespace xbridge

@@ -17,6 +17,7 @@
 
 #include "features.h"
 #include "gram_amx_layer.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -26,14 +27,7 @@ constexpr int64_t max_tile_floats = 1 << 20;        // of all layers together: w
 constexpr int64_t default_packed_bytes = 64 << 20;  // right operands held packed; a thread holds an eighth of left ones
 constexpr int64_t run_tiles = 8;
 
-// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds.
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC diagnostic ignored "-Wpsabi"
-#pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
-#endif
+XBRIDGE_BEGIN_FUSED
 
 namespace emulated {
 #include "amx_vectors.inl"
@@ -44,12 +38,7 @@ namespace emulated {
 }  // namespace emulated
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
-#endif
+XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX512)
 namespace amx {
 #include "amx_vectors.inl"
 #include "amx_hardware.inl"
@@ -57,16 +46,10 @@ namespace amx {
 #include "gram_finish.inl"
 #include "gram_amx.inl"
 }  // namespace amx
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
-#if !defined(__clang__)
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_FUSED
 
 class AmxGram {
  public:

@@ -8,8 +8,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -18,8 +16,10 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "aligned.h"
 #include "features.h"
 #include "gram_vector.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -69,14 +69,7 @@ struct TileKernels {
   void (*layer_products)(const float* c, int64_t layer_stride, int64_t count, int num_layers, double* totals);
 };
 
-// Everywhere else products are rounded before they are added; these kernels want fused multiply-adds.
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC diagnostic ignored "-Wpsabi"
-#pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
-#endif
+XBRIDGE_BEGIN_FUSED
 
 namespace portable {
 constexpr int lanes = 4, block_rows = 4, block_vectors = 2;
@@ -89,38 +82,22 @@ constexpr int lanes = 16, block_rows = 12, block_vectors = 2;
 }  // namespace wide
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX2)
 namespace avx2 {
 constexpr int lanes = 8, block_rows = 6, block_vectors = 2;
 #include "gram_vector.inl"
 }  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
-#endif
+XBRIDGE_END_TARGET
+
+XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX512)
 namespace avx512 {
 constexpr int lanes = 16, block_rows = 12, block_vectors = 2;
 #include "gram_vector.inl"
 }  // namespace avx512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
-#if !defined(__clang__)
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_FUSED
 
 const TileKernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
@@ -130,21 +107,12 @@ const TileKernels& kernels_for(Isa isa) {
   return portable::kernels;
 }
 
-struct Deallocate {
-  void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
-using Floats = std::unique_ptr<float[], Deallocate>;
-
-Floats aligned_floats(int64_t count) {
-  return Floats(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(count), std::align_val_t(64))));
-}
-
 // A layer's v and how to return to k = factor v + constant.
 struct Prepared {
   Rows rows;
   Curve curve;
   double factor, constant;
-  Floats half_lengths;    // (n, then zeros up to a whole tile) |x_i|^2 / 2
+  Aligned<float> half_lengths;    // (n, then zeros up to a whole tile) |x_i|^2 / 2
   double row_sum_unit;    // row sums are counted in these, a power of two
 };
 
@@ -253,11 +221,11 @@ class Gram {
  private:
   struct Workspace {
     explicit Workspace(const Gram& gram)
-        : scratch(aligned_floats(2 * panel_depth * gram.side_)),
-          c(aligned_floats(gram.num_layers_ * gram.side_ * gram.side_)),
+        : scratch(aligned<float>(2 * panel_depth * gram.side_)),
+          c(aligned<float>(gram.num_layers_ * gram.side_ * gram.side_)),
           row_sums(new double[gram.side_]),
           col_sums(new double[gram.side_]) {}
-    Floats scratch, c;
+    Aligned<float> scratch, c;
     std::unique_ptr<double[]> row_sums, col_sums;
   };
 
@@ -265,11 +233,11 @@ class Gram {
   void measure(int index) {
     Prepared& layer = layers_[index];
     const int64_t padded = ceil_div(n_, side_) * side_;
-    layer.half_lengths = aligned_floats(padded);
+    layer.half_lengths = aligned<float>(padded);
     float* lengths = layer.half_lengths.get();
     std::fill(lengths + n_, lengths + padded, 0.0f);
     torch::stable::parallel_for(0, ceil_div(n_, side_unit), ceil_div(32, layer.rows.dim / 64 + 1), [&](int64_t begin, int64_t end) {
-      const Floats scratch = aligned_floats(panel_depth * side_unit);
+      const Aligned<float> scratch = aligned<float>(panel_depth * side_unit);
       const int64_t first = begin * side_unit;
       kernels_.squared_lengths(layer.rows, first, std::min(n_, end * side_unit) - first, scratch.get(), lengths + first);
     });

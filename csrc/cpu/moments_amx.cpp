@@ -10,6 +10,7 @@
 
 #include "amx.h"
 #include "features.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -39,23 +40,14 @@ namespace emulated {
 }  // namespace emulated
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
-#endif
+XBRIDGE_BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq")
 namespace amx {
 #include "amx_vectors.inl"
 #include "amx_hardware.inl"
 #include "amx_kernels.inl"
 #include "xty_amx.inl"
 }  // namespace amx
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
 struct Columns {

@@ -16,6 +16,7 @@
 
 #include "../common.h"
 #include "features.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -82,35 +83,21 @@ namespace portable {
 }  // namespace portable
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+XBRIDGE_BEGIN_TARGET("avx2")
 namespace avx2 {
 #define LANES 8
 #include "neighbours.inl"
 #undef LANES
 }  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
-#endif
+XBRIDGE_END_TARGET
+
+XBRIDGE_BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq")
 namespace avx512 {
 #define LANES 16
 #include "neighbours.inl"
 #undef LANES
 }  // namespace avx512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
 template <bool by_column, bool divides>

@@ -8,6 +8,7 @@
 
 #include "../common.h"
 #include "features.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -17,20 +18,11 @@ namespace portable {
 }  // namespace portable
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+XBRIDGE_BEGIN_TARGET("avx2")
 namespace avx2 {
 #include "pair_products.inl"
 }  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
 template <typename T, bool distance>

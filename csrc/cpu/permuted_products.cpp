@@ -6,15 +6,15 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include "../common.h"
+#include "aligned.h"
 #include "features.h"
+#include "targets.h"
 
 namespace xbridge {
 namespace {
@@ -30,13 +30,7 @@ struct ProductKernels {
   const AddProducts* add_products[2];  // [one vector of layers, max_vectors of them][layers of k - 1]
 };
 
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC diagnostic ignored "-Wpsabi"
-#pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
-#endif
+XBRIDGE_BEGIN_FUSED
 
 namespace portable {
 constexpr int lanes = 4, max_vectors = 2;
@@ -44,38 +38,22 @@ constexpr int lanes = 4, max_vectors = 2;
 }  // namespace portable
 
 #if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX2)
 namespace avx2 {
 constexpr int lanes = 8, max_vectors = 2;
 #include "permuted_products.inl"
 }  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
-#endif
+XBRIDGE_END_TARGET
+
+XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX512)
 namespace avx512 {
 constexpr int lanes = 16, max_vectors = 2;
 #include "permuted_products.inl"
 }  // namespace avx512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_TARGET
 #endif
 
-#if !defined(__clang__)
-#pragma GCC pop_options
-#endif
+XBRIDGE_END_FUSED
 
 const ProductKernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
@@ -99,10 +77,6 @@ struct Group {
   const AddProducts* add_products;
 };
 
-struct Deallocate {
-  void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
-
 void write_side_by_side(const Matrices& l, const Group& group, int64_t row, float* out) {
   std::fill(out, out + l.n * group.width, 0.0f);
   for (int64_t b = 0; b < group.count; ++b) {
@@ -121,7 +95,7 @@ class GroupProducts {
         group_(group),
         left_rows_(std::clamp<int64_t>(block_floats / (k.num_layers * k.n), 1, k.n)),
         right_rows_(std::clamp<int64_t>(block_floats / (group.width * k.n), 1, k.n)),
-        right_(static_cast<float*>(::operator new(sizeof(float) * right_rows_ * k.n * group.width, std::align_val_t(64)))) {}
+        right_(aligned<float>(right_rows_ * k.n * group.width)) {}
 
   void add(int64_t first, int64_t last, double* totals) const {
     const int64_t n = k_.n;
@@ -158,7 +132,7 @@ class GroupProducts {
   const std::vector<int32_t>& orders_;
   const Group& group_;
   int64_t left_rows_, right_rows_;
-  std::unique_ptr<float[], Deallocate> right_;
+  Aligned<float> right_;
 };
 
 std::vector<int32_t> checked_orders(const Tensor& orders, int64_t n) {
