@@ -35,8 +35,7 @@ def kernel_layers(
 ) -> list[KernelLayer]:
     """Shift, scale and width of each layer, from at most so many evenly spaced rows. ValueError names a constant layer.
 
-    "median" is the median distance between (at most 2,048) rows: its sampling error of about a hundredth moves CKA by
-    less than 1e-4, and it is the same for every engine.
+    "median" is the median distance between (at most 2,048) rows, the same for every engine.
     """
     widths = [bandwidth] * len(layers) if isinstance(bandwidth, str | float | int) else bandwidth
     return [_kernel_layer(x, name, kernel, width) for (name, x), width in zip(layers.items(), widths, strict=True)]
