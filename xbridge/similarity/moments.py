@@ -7,8 +7,8 @@ For rows x of all layers side by side (F features), shifted by a constant c, and
 These determine HSIC_0 and HSIC_1 of all pairs of layers (similarity/readout.py), exactly. The shift is the mean of the
 first block's rows and the scale a power of two near their size, which keeps every product of order 1, so that nothing
 cancels. Rows are gathered into blocks of a fixed size, so chunks do not matter; sums over blocks are float64, and
-states merge by addition after one is moved to the other's shift. A block's products are float64, so that any split into ranks
-gives the same answer to 1e-9; or float32, faster on a CPU, within 1e-7 of it at ordinary sizes.
+states merge by addition after one is moved to the other's shift. A block's products are float64, so that any split
+into ranks gives the same answer to 1e-9; or float32, faster on a CPU, within 1e-7 of it at ordinary sizes.
 
     moments = SecondMoments([768] * 13)
     for chunk in chunks:               # 13 tensors (rows, 768)
