@@ -20,13 +20,13 @@ from torch import Tensor
 from xbridge.activations.store import ActivationStore, TakenLayer
 from xbridge.activations.store import Layer as StoredLayer
 from xbridge.analysis.measures import Measure, resolve
+from xbridge.core.config import undigested
 from xbridge.core.console import progress
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import write_table
 
 VERSION = 1
 ALL_LANGUAGES = "all"
-BACKEND = "reference"
 States: TypeAlias = Tensor | StoredLayer | TakenLayer  # (n, d)
 STREAMING = ("cka",)  # measures that take layers on disk; others, and users' own, are given tensors
 MIN_SHARED = 50  # two languages with fewer sentences in common are not compared
@@ -46,6 +46,8 @@ class Config:
     """Functions of `xbridge.similarity`, or `module.function` of your own: f(x, y) -> float on (n, d) rows."""
     estimator: Literal["unbiased", "biased"] = "unbiased"
     """Estimator of measures that have two."""
+    backend: Literal["auto", "reference", "native", "triton"] = undigested("auto")
+    """For measures that have several: auto takes float64 for small work, the fastest there is for large (within 1e-7)."""
     stderr: bool = True
     """Give each value's standard error, where the measure has one."""
     sites: tuple[str, ...] | None = None
@@ -150,7 +152,7 @@ def moment_rows(model: str, store: ActivationStore, config: Config) -> Iterator[
             if math.isnan(values[i, i]):
                 raise UserError(f"cka: {layer}: similarity is undefined, its rows are equal or equally far apart")
         for (i, a), (j, b) in combinations_with_replacement(kept, 2):
-            yield _row("cka", config.estimator, a, b, float(values[i, j]), None, moments.num_examples)
+            yield _row("cka", config.estimator, a, b, float(values[i, j]), None, moments.num_examples, "reference")
 
 
 def check_rows(stores: Mapping[str, ActivationStore], config: Config) -> list[str]:
@@ -255,10 +257,13 @@ def _rows(
     measure: Measure, config: Config, states: Mapping[Layer, States], groups: Tensor | None, pivot: str | None
 ) -> Iterator[dict[str, Any]]:
     named: dict[str, Any] = {str(layer): x for layer, x in states.items()}
-    options = {"estimator": config.estimator, "return_stderr": config.stderr, "groups": groups}
+    options = {
+        "estimator": config.estimator, "return_stderr": config.stderr, "groups": groups, "backend": config.backend,
+    }  # fmt: skip
     matrix = measure.between(named, **options)
     layers, n = list(states), next(iter(states.values())).shape[0]
     estimator = config.estimator if measure.has_option("estimator") else ""
+    backend = config.backend if measure.has_option("backend") else "reference"
     same_language = len({layer.language for layer in layers}) == 1
     pairs = combinations(range(len(layers)), 2)
     diagonal = ((i, i) for i in range(len(layers))) if same_language else ()
@@ -267,11 +272,11 @@ def _rows(
         if a.language != b.language and pivot not in (None, a.language):
             continue
         stderr = None if matrix.stderr is None else float(matrix.stderr[i, j])
-        yield _row(measure.name, estimator, a, b, float(matrix.value[i, j]), stderr, n)
+        yield _row(measure.name, estimator, a, b, float(matrix.value[i, j]), stderr, n, backend)
 
 
 def _row(
-    measure: str, estimator: str, a: Layer, b: Layer, value: float, stderr: float | None, n: int
+    measure: str, estimator: str, a: Layer, b: Layer, value: float, stderr: float | None, n: int, backend: str
 ) -> dict[str, Any]:
     return {
         "measure": measure,
@@ -281,5 +286,5 @@ def _row(
         "value": value,
         "stderr": stderr,
         "n": n,
-        "backend": BACKEND,
+        "backend": backend,
     }
