@@ -47,7 +47,7 @@ class Config:
     estimator: Literal["unbiased", "biased"] = "unbiased"
     """Estimator of measures that have two."""
     backend: Literal["auto", "reference", "native", "triton"] = undigested("auto")
-    """For measures that have several: auto takes float64 for small work, the fastest there is for large (within 1e-7)."""
+    """For measures that have several; auto: float64 for small work, the fastest there is for large (within 1e-7)."""
     stderr: bool = True
     """Give each value's standard error, where the measure has one."""
     sites: tuple[str, ...] | None = None
