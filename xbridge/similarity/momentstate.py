@@ -4,7 +4,7 @@ Shape letters: F features of all layers, S layers.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate as running_sums
@@ -127,10 +127,22 @@ class State:
                     return found.T if flip else found
         raise ValueError(f"layers {first} and {second} are on one side of the split; their products were not kept")
 
-    def cross_products(self, first: int, second: int) -> Tensor:
-        """The same about the means: (d_first, d_second)."""
+    def cross_products(self, first: int, second: int, out: Tensor | None = None) -> Tensor:
+        """The same about the means: (d_first, d_second), in `out` where it is given."""
         sums = self.s[self.layout.slices[first]], self.s[self.layout.slices[second]]
-        return self.products(first, second) - torch.outer(*sums) / self.n
+        return torch.addr(self.products(first, second), *sums, alpha=-1 / self.n, out=out)
+
+    def squared_norms(self) -> Callable[[int, int], Tensor]:
+        """A function of two layers: the sum of squares of their cross-products. One matrix of memory for all pairs."""
+        room = torch.empty(max(self.layout.dims) ** 2, dtype=torch.float64, device=self.s.device)
+
+        def squared_norm(first: int, second: int) -> Tensor:
+            shape = self.layout.dims[first], self.layout.dims[second]
+            cross = self.cross_products(first, second, out=room[: shape[0] * shape[1]].view(shape))
+            norm: Tensor = torch.linalg.vector_norm(cross).square()
+            return norm
+
+        return squared_norm
 
     def offset(self, layer: int) -> Tensor:
         """d, the mean of z: (d_l,)."""

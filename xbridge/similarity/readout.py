@@ -23,10 +23,11 @@ def hsic_sums(state: State, estimator: Estimator, names: Sequence[str]) -> HsicS
     left, right = state.layout.left, state.layout.right
     sizes = _checked_sizes(state, names)
     kept = 0.0 if estimator == "biased" else 1.0
+    squared_norm = state.squared_norms()
 
     def pair(i: int, j: int) -> tuple[Tensor, Tensor]:
         rows = kept * _length_products(state, i, j) / (sizes[i] * sizes[j])
-        return state.cross_products(i, j).square().sum() / (sizes[i] * sizes[j]) - rows, rows
+        return squared_norm(i, j) / (sizes[i] * sizes[j]) - rows, rows
 
     cells = [[pair(i, j) for j in right] for i in left]
     own = [pair(i, i) for i in range(len(sizes))]
@@ -85,9 +86,10 @@ def rsa_correlations(state: State, names: Sequence[str]) -> Tensor:
     """
     n, sizes = state.n, _checked_sizes(state, names)
     num_pairs = n * (n - 1)
+    squared_norm = state.squared_norms()
 
     def covariance(i: int, j: int) -> Tensor:
-        lengths, cross = _length_products(state, i, j), state.cross_products(i, j).square().sum()
+        lengths, cross = _length_products(state, i, j), squared_norm(i, j)
         products = 2 * n * lengths / (sizes[i] * sizes[j]) + 2 * n * n + 4 * cross / (sizes[i] * sizes[j])
         return products / num_pairs - (2 * n * n / num_pairs) ** 2
 
