@@ -128,7 +128,9 @@ def _by_minibatch(layers: Mapping[str, Rows], split: int | None, options: Option
 
 
 def _minibatch_kernels(layers: Mapping[str, Rows], options: Options) -> list[KernelLayer] | None:
-    return None if callable(options.kernel) else kernel_layers(layers, options.kernel, options.bandwidth)
+    """For kernels with a width, that of the whole sample; the others take what they need from the first batch."""
+    with_width = options.kernel in ("rbf", "laplacian")
+    return kernel_layers(layers, options.kernel, options.bandwidth) if with_width else None
 
 
 def check_choices(options: Options) -> None:

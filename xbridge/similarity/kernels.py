@@ -13,7 +13,7 @@ from xbridge.similarity.rows import Rows, as_rows
 Kernel: TypeAlias = Literal["linear", "cosine", "rbf", "laplacian"] | Callable[[Tensor, Tensor], Tensor]
 Bandwidth: TypeAlias = Literal["median"] | float
 MEDIAN_ROWS = 2048
-PILOT_ROWS = 4096
+PILOT_ROWS = 512  # enough for a shift near the mean and a scale near the size
 
 
 class KernelLayer(NamedTuple):
@@ -63,7 +63,7 @@ def unit_rows(x: Tensor, name: str, first_row: int = 0) -> Tensor:
 
 
 def _kernel_layer(x: Rows, name: str, kernel: Kernel, bandwidth: Bandwidth) -> KernelLayer:
-    pilot = as_rows(_spread(x, PILOT_ROWS), name)
+    pilot = as_rows(_spread(x, MEDIAN_ROWS if kernel in ("rbf", "laplacian") else PILOT_ROWS), name)
     if kernel == "cosine":
         pilot = unit_rows(pilot, name)
     shift = pilot[0] + (pilot - pilot[0]).mean(0)
@@ -76,7 +76,7 @@ def _kernel_layer(x: Rows, name: str, kernel: Kernel, bandwidth: Bandwidth) -> K
         return KernelLayer(shift, scale, 1.0)
     if isinstance(bandwidth, str) and bandwidth != "median":
         raise ValueError(f'bandwidth must be "median" or a number, not {bandwidth!r}')
-    width = _median_distance(_spread(centred, MEDIAN_ROWS)) if isinstance(bandwidth, str) else float(bandwidth)
+    width = _median_distance(centred) if isinstance(bandwidth, str) else float(bandwidth)
     if not width > 0:
         raise ValueError(f"{name}: the bandwidth must be positive, got {width:g}")
     width *= scale

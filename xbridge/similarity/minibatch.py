@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from xbridge.ops.hsic import Estimator
-from xbridge.similarity.centring import centre, u_centre
+from xbridge.ops.ingest import ingest
+from xbridge.similarity.centring import centre_, u_centre_
 from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
 from xbridge.similarity.rows import Rows, as_chunk
 
@@ -184,12 +185,13 @@ class MinibatchSums:
     def _add(self, batch: Sequence[Tensor], size: int) -> None:
         if self._kernels is None:
             self._kernels = kernel_layers(dict(zip(self.names, batch, strict=True)), self.kernel, self.bandwidth)
-        centred = [
-            self._centred_gram(x, layer, name).flatten()
-            for x, layer, name in zip(batch, self._kernels, self.names, strict=True)
-        ]
-        dtype = torch.float64 if any(k.dtype == torch.float64 for k in centred) else torch.float32
-        k_SN = torch.stack([k.to(dtype) for k in centred])
+        wide = any(x.dtype == torch.float64 for x in batch)
+        dtype = torch.float64 if wide or callable(self.kernel) else torch.float32
+        k_SBB = torch.empty(len(batch), size, size, dtype=dtype, device=batch[0].device)
+        for gram, x, layer, name in zip(k_SBB, batch, self._kernels, self.names, strict=True):
+            self._fill_gram(gram, x, layer, name)
+            u_centre_(gram) if self.estimator == "unbiased" else centre_(gram)
+        k_SN = k_SBB.flatten(1)
         weight = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
         unit = self._units(self._kernels)
         if self.split is None:
@@ -220,21 +222,28 @@ class MinibatchSums:
                 "each stream has a median bandwidth of its own: give a number to sums that are to be added"
             )
 
-    def _centred_gram(self, x_BD: Tensor, layer: KernelLayer, name: str) -> Tensor:
-        """Gram matrix, doubly centred (U-centred with a zero diagonal for the unbiased estimator): (B, B)."""
-        dtype = torch.promote_types(x_BD.dtype, torch.float32)
-        bad = ~torch.isfinite(x_BD.sum(1, dtype=torch.float64))
-        if bool(bad.any()):
-            raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
+    def _fill_gram(self, gram: Tensor, x_BD: Tensor, layer: KernelLayer, name: str) -> None:
+        """Put the kernel matrix of a batch into `gram` (B, B). ValueError names a row that is not finite."""
+        if self.kernel == "cosine":
+            x_BD = unit_rows(x_BD, name, self.num_examples)
+        z = torch.empty(x_BD.shape, dtype=gram.dtype, device=x_BD.device)
+        # about the batch's own mean: the same numbers in whichever stream the batch comes
+        mean = x_BD.mean(0, dtype=torch.promote_types(x_BD.dtype, torch.float32))
+        lengths = torch.empty(len(z), dtype=torch.float64, device=z.device)
+        if ingest(x_BD, mean, layer.scale, z, lengths) >= 0:
+            self._raise_not_finite(x_BD, name)
         if callable(self.kernel):
-            gram = self.kernel(x_BD.double(), x_BD.double())
+            gram.copy_(self.kernel(x_BD.double(), x_BD.double()))
+        elif self.kernel in ("linear", "cosine"):
+            torch.mm(z, z.T, out=gram)
         else:
-            if self.kernel == "cosine":
-                x_BD = unit_rows(x_BD, name, self.num_examples)
-            # about the batch's own mean, rounded once: the same numbers in whichever stream the batch comes
-            z = ((x_BD.double() - x_BD.mean(0, dtype=torch.float64)) * layer.scale).to(dtype)
-            gram = z @ z.T if self.kernel in ("linear", "cosine") else tile_of(layer, self.kernel)(z, z)
-        return u_centre(gram) if self.estimator == "unbiased" else centre(gram)
+            gram.copy_(tile_of(layer, self.kernel)(z, z))
+
+    def _raise_not_finite(self, x_BD: Tensor, name: str) -> None:
+        bad = ~torch.isfinite(x_BD).all(1)
+        if not bool(bad.any()):
+            raise ValueError(f"{name}: rows from {self.num_examples} on spread further than float32 reaches")
+        raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
 
 
 def _products(a_SN: Tensor, b_SN: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xbridge.ops.hsic import ROUNDING, Estimator
 from xbridge.ops.permuted_products import permuted_products
-from xbridge.similarity.centring import centre, u_centre
+from xbridge.similarity.centring import centre_, u_centre_
 from xbridge.similarity.cka import cka_matrix, joined_layers
 from xbridge.similarity.gram import prepared
 from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of
@@ -107,12 +107,12 @@ def _unit_grams(
     diagonals = torch.empty(len(rows), n, dtype=torch.float64)
     for index, (x, layer) in enumerate(zip(rows.values(), kernels, strict=True)):
         if layer is None:
-            gram = cast(Tensor, kernel(x, x))  # type: ignore[operator]
+            gram = cast(Tensor, kernel(x, x)).clone()  # type: ignore[operator]
         else:
             z = (x - layer.shift) * layer.scale
             gram = tile_of(layer, kernel)(z, z)
         size = gram.norm()
-        gram = u_centre(gram) if estimator == "unbiased" else centre(gram)
+        gram = u_centre_(gram) if estimator == "unbiased" else centre_(gram)
         norm = gram.norm()
         gram /= torch.where(norm.square() > ROUNDING * size.square(), norm, torch.nan)
         diagonals[index] = gram.diagonal()
