@@ -88,13 +88,16 @@ def test_gram_sums_of_chunks_merge_and_survive_a_file(tmp_path, kernel, estimato
 
 
 def test_the_crossover_is_near_layers_times_width_not_width():
-    options = {"kernel": "linear", "return_stderr": False, "grouped": False}
+    options = {"kernel": "linear", "precision": "float32", "return_stderr": False, "grouped": False}
     twelve = [256] * 12
-    assert choose_engine("auto", n=512, dims=twelve, split=None, **options) == "gram"
-    assert choose_engine("auto", n=8192, dims=twelve, split=None, **options) == "moments"
+    for fast_grams in (True, False):
+        options["fast_grams"] = fast_grams
+        assert choose_engine("auto", n=512, dims=twelve, split=None, **options) == "gram"
+        assert choose_engine("auto", n=16_384, dims=twelve, split=None, **options) == "moments"
+        assert choose_engine("auto", n=40_000, dims=[768] * 26, split=13, **options) == "moments"
+        assert choose_engine("auto", n=10**6, dims=twelve, split=None, **{**options, "kernel": "rbf"}) == "gram"
+    options["fast_grams"] = True
     assert choose_engine("auto", n=8192, dims=[768] * 26, split=13, **options) == "gram"
-    assert choose_engine("auto", n=40_000, dims=[768] * 26, split=13, **options) == "moments"
-    assert choose_engine("auto", n=10**6, dims=twelve, split=None, **{**options, "kernel": "rbf"}) == "gram"
 
 
 @pytest.mark.parametrize(

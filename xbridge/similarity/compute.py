@@ -20,7 +20,7 @@ from xbridge.similarity.gram import prepared, whole_sample_sums
 from xbridge.similarity.jackknife import FeatureDeletions, jackknife
 from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
 from xbridge.similarity.minibatch import MinibatchSums
-from xbridge.similarity.moments import BLOCK_ROWS, SecondMoments
+from xbridge.similarity.moments import BLOCK_ROWS, Precision, SecondMoments
 from xbridge.similarity.readout import hsic_sums
 from xbridge.similarity.rows import Rows, as_chunk, as_rows, chunks_of, dims_of, named_layers, num_rows
 
@@ -44,9 +44,13 @@ def cka_of_layers(layers: Mapping[str, Rows], split: int | None, options: Option
     layers = named_layers(layers, "layers")
     n, group_N = num_rows(layers), _group_ids(options.groups, num_rows(layers))
     _check_options(options, n, group_N)
+    backend = checked(options.backend)
+    dtypes = [as_chunk(x[0:1], name).dtype for name, x in layers.items()]
+    precision = choose_precision(n, dims_of(layers), split, dtypes, backend)
     engine = choose_engine(
-        options.engine, options.kernel, n, dims_of(layers), split, return_stderr=options.return_stderr,
-        grouped=options.return_stderr and group_N is not None,
+        options.engine, options.kernel, n, dims_of(layers), split, precision=precision,
+        fast_grams=backend != "reference" and torch.float64 not in dtypes and not why_unavailable(),
+        return_stderr=options.return_stderr, grouped=options.return_stderr and group_N is not None,
     )  # fmt: skip
     if options.backend == "triton" and engine != "gram":
         raise ValueError(
@@ -55,18 +59,18 @@ def cka_of_layers(layers: Mapping[str, Rows], split: int | None, options: Option
     if engine == "minibatch":
         value, error = _by_minibatch(layers, split, options)
     elif engine == "moments":
-        value, error = _by_moments(layers, split, options)
+        value, error = _by_moments(layers, split, options, precision)
     else:
         value, error = _by_gram({name: as_chunk(x[0:n], name) for name, x in layers.items()}, split, options, group_N)
     warn_if_degenerate(value, list(layers), split)
     return value, error
 
 
-def _by_moments(layers: Mapping[str, Rows], split: int | None, options: Options) -> tuple[Tensor, Tensor | None]:
-    names, dims = list(layers), dims_of(layers)
-    dtypes = [as_chunk(x[0:1], name).dtype for name, x in layers.items()]
-    precision = choose_precision(num_rows(layers), dims, split, dtypes, checked(options.backend))
-    moments = SecondMoments(dims, split=split, precision=precision, names=names)
+def _by_moments(
+    layers: Mapping[str, Rows], split: int | None, options: Options, precision: Precision
+) -> tuple[Tensor, Tensor | None]:
+    names = list(layers)
+    moments = SecondMoments(dims_of(layers), split=split, precision=precision, names=names)
 
     def chunks() -> Iterator[list[Tensor]]:
         return unit_chunks(chunks_of(layers, BLOCK_ROWS), names, options.kernel)
