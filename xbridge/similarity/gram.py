@@ -28,12 +28,16 @@ def whole_sample_sums(
     kernel: TileKernel,
     kernels: Sequence[KernelLayer],
     estimator: Estimator,
-    backend: Backend,
+    backend: Backend = "auto",
+    exact_below: float = EXACT_WORK,
 ) -> HsicSums:
-    """The sums of HSIC of all pairs of `layers`, or of those across `split`. Each layer: (n, d_l), checked."""
+    """The sums of HSIC of all pairs of `layers`, or of those across `split`. Each layer: (n, d_l), checked.
+
+    "auto" is the reference for less work than `exact_below` multiply-adds.
+    """
     rows = list(layers.values())
     n, num_features = len(rows[0]), sum(x.shape[1] for x in rows)
-    if checked(backend) == "auto" and n * n * num_features < EXACT_WORK:
+    if checked(backend) == "auto" and n * n * num_features < exact_below:
         backend = "reference"
     shifts, scales, gammas = [k.shift for k in kernels], [k.scale for k in kernels], [k.gamma for k in kernels]
     totals = gram_sums.on(backend, rows, shifts, scales, kernel, gammas)

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xbridge.ops.hsic import Estimator
-from xbridge.ops.ingest import ingest
-from xbridge.similarity.centring import centre_, u_centre_
-from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, tile_of, unit_rows
+from xbridge.ops.gram_sums import GramBlocks
+from xbridge.ops.hsic import Estimator, HsicSums, hsics
+from xbridge.similarity.gram import whole_sample_sums
+from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, unit_rows
 from xbridge.similarity.rows import Rows, as_chunk
 
-SLABS = 16  # float32 products of two centred Gram matrices are summed in so many parts, the parts in float64
 FIELDS = (
     "pair", "left", "right", "pair2", "left2", "right2", "pair_left", "pair_right", "left_right",
 )  # fmt: skip
@@ -185,23 +184,12 @@ class MinibatchSums:
     def _add(self, batch: Sequence[Tensor], size: int) -> None:
         if self._kernels is None:
             self._kernels = kernel_layers(dict(zip(self.names, batch, strict=True)), self.kernel, self.bandwidth)
-        wide = any(x.dtype == torch.float64 for x in batch)
-        dtype = torch.float64 if wide or callable(self.kernel) else torch.float32
-        k_SBB = torch.empty(len(batch), size, size, dtype=dtype, device=batch[0].device)
-        for gram, x, layer, name in zip(k_SBB, batch, self._kernels, self.names, strict=True):
-            self._fill_gram(gram, x, layer, name)
-            u_centre_(gram) if self.estimator == "unbiased" else centre_(gram)
-        k_SN = k_SBB.flatten(1)
-        weight = size / (size * (size - 3) if self.estimator == "unbiased" else (size - 1) ** 2)
+        sums = self._hsic_sums(batch)
+        pair, left, right = (h.cpu() * size for h in hsics(sums, self.estimator))
         unit = self._units(self._kernels)
-        if self.split is None:
-            products = _products(k_SN, k_SN)
-            h = (products + products.T) * (weight / 2) * unit[:, None] * unit
-            p = q = h.diagonal()
-        else:
-            a, b, unit_a, unit_b = k_SN[: self.split], k_SN[self.split :], unit[: self.split], unit[self.split :]
-            h = _products(a, b) * weight * unit_a[:, None] * unit_b
-            p, q = _squares(a) * weight * unit_a.square(), _squares(b) * weight * unit_b.square()
+        unit_left, unit_right = unit[: len(left)], unit[len(unit) - len(right) :]
+        h = pair * unit_left[:, None] * unit_right
+        p, q = left * unit_left.square(), right * unit_right.square()
         terms = {
             "pair": h, "left": p, "right": q, "pair2": h**2, "left2": p**2, "right2": q**2,
             "pair_left": h * p[:, None], "pair_right": h * q[None, :], "left_right": p[:, None] * q[None, :],
@@ -222,37 +210,27 @@ class MinibatchSums:
                 "each stream has a median bandwidth of its own: give a number to sums that are to be added"
             )
 
-    def _fill_gram(self, gram: Tensor, x_BD: Tensor, layer: KernelLayer, name: str) -> None:
-        """Put the kernel matrix of a batch into `gram` (B, B). ValueError names a row that is not finite."""
-        if self.kernel == "cosine":
-            x_BD = unit_rows(x_BD, name, self.num_examples)
-        z = torch.empty(x_BD.shape, dtype=gram.dtype, device=x_BD.device)
-        # about the batch's own mean: the same numbers in whichever stream the batch comes
-        mean = x_BD.mean(0, dtype=torch.promote_types(x_BD.dtype, torch.float32))
-        lengths = torch.empty(len(z), dtype=torch.float64, device=z.device)
-        if ingest(x_BD, mean, layer.scale, z, lengths) >= 0:
-            self._raise_not_finite(x_BD, name)
+    def _hsic_sums(self, batch: Sequence[Tensor]) -> HsicSums:
+        """The sums of HSIC of one batch. ValueError names a row that is not finite."""
+        assert self._kernels is not None
+        rows = [self._checked(x, name) for x, name in zip(batch, self.names, strict=True)]
         if callable(self.kernel):
-            gram.copy_(self.kernel(x_BD.double(), x_BD.double()))
-        elif self.kernel in ("linear", "cosine"):
-            torch.mm(z, z.T, out=gram)
-        else:
-            gram.copy_(tile_of(layer, self.kernel)(z, z))
+            tiles = [(x.double(), self.kernel) for x in rows]
+            left, right = (tiles, None) if self.split is None else (tiles[: self.split], tiles[self.split :])
+            return GramBlocks(left, right, keep_diagonal=self.estimator == "biased").totals()
+        # about the batch's own mean: the same numbers in whichever stream the batch comes
+        means = [x.mean(0, dtype=torch.promote_types(x.dtype, torch.float32)).double() for x in rows]
+        return whole_sample_sums(
+            dict(zip(self.names, rows, strict=True)),
+            split=self.split,
+            kernel="linear" if self.kernel == "cosine" else self.kernel,
+            kernels=[k._replace(shift=mean) for k, mean in zip(self._kernels, means, strict=True)],
+            estimator=self.estimator,
+            exact_below=0,
+        )
 
-    def _raise_not_finite(self, x_BD: Tensor, name: str) -> None:
-        bad = ~torch.isfinite(x_BD).all(1)
-        if not bool(bad.any()):
-            raise ValueError(f"{name}: rows from {self.num_examples} on spread further than float32 reaches")
-        raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
-
-
-def _products(a_SN: Tensor, b_SN: Tensor) -> Tensor:
-    """a b' in float64 from float32 parts: (S_a, S_b)."""
-    total = torch.zeros(len(a_SN), len(b_SN), dtype=torch.float64, device=a_SN.device)
-    for a, b in zip(a_SN.chunk(SLABS, 1), b_SN.chunk(SLABS, 1), strict=True):
-        total += a @ b.T
-    return total
-
-
-def _squares(a_SN: Tensor) -> Tensor:
-    return torch.stack([part.square().sum(1).double() for part in a_SN.chunk(SLABS, 1)]).sum(0)
+    def _checked(self, x_BD: Tensor, name: str) -> Tensor:
+        bad = ~torch.isfinite(x_BD.sum(1, dtype=torch.float64))
+        if bool(bad.any()):
+            raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
+        return unit_rows(x_BD, name, self.num_examples) if self.kernel == "cosine" else x_BD
