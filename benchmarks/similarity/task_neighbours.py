@@ -4,7 +4,6 @@ The error is the largest difference between a returned index and the float64 one
 that all are exact.
 """
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.similarity import peers
 from benchmarks.similarity.measure import Answer, Case, Sizes, Task
-from xbridge.similarity import margin_scores, nearest
+from xbridge.similarity import margin_scores, nearest, nearest_both_ways
 
 SAMPLED = 256
 
@@ -63,11 +62,9 @@ def _timed(search: Callable[[Tensor, Tensor], Any], sizes: Sizes) -> Callable[[]
 
 
 def _both_ways(sizes: Sizes) -> Callable[[], Any]:
-    nearest_both_ways = importlib.import_module("xbridge.ops.nearest_both_ways").nearest_both_ways
-
     def search(x: Tensor, y: Tensor) -> Any:
-        _, forward, _, backward = nearest_both_ways(*_unit(x, y), sizes["k"])
-        return _sample(forward, backward)
+        found = nearest_both_ways(x, y, sizes["k"])
+        return _sample(found.forward_index, found.backward_index)
 
     return _timed(search, sizes)
 
