@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbridge.core.errors import ConfigError, UserError
-from xbridge.core.files import read_table
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
 from xbridge.data.sampling import Examples, Part, temperature_shares, uniform
-from xbridge.data.tokens import TokenTable, encode, starts_of
+from xbridge.data.tokens import TokenTable, starts_of
 from xbridge.objectives.base import LossSum, Material
 from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, concatenate, make_batch, seq2seq_loss
+from xbridge.objectives.text import monolingual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,16 +57,7 @@ def build(config: Config, material: Material) -> "Denoising":
     """The objective over mono.parquet of the corpus; `UserError` where a language has no text."""
     if material.conventions.mask is None:
         raise UserError("denoising needs a mask token, and this tokenizer has none; train one with the tokenizer stage")
-    file = material.corpus / "mono.parquet"
-    table = read_table(file, ["split", "lang", "text"])
-    split, lang = (np.asarray(table[name].to_pylist()) for name in ("split", "lang"))
-    languages = config.languages or tuple(dict.fromkeys(lang.tolist()))
-    tables = []
-    for language in languages:
-        rows = np.flatnonzero((lang == language) & (split == material.split))
-        if not len(rows):
-            raise UserError(f"{file}: no {material.split} text in {language}")
-        tables.append(encode(material.tokenizer, table["text"].take(rows).to_pylist()))
+    languages, tables = monolingual(material, config.languages)
     return Denoising(config, material, languages, tables)
 
 

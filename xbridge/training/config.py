@@ -1,0 +1,117 @@
+"""Settings of a training: where it starts, on what, for how long, and how it is run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from xbridge.core.config import InputPathOrId, Plugin, undigested
+from xbridge.core.errors import ConfigError
+from xbridge.data.batching import Budget
+from xbridge.training.optim import OptimConfig
+from xbridge.training.zero import ZeroConfig
+
+_OPTIM, _ZERO = OptimConfig(), ZeroConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """An mBART-shaped encoder-decoder with random weights; embeddings are tied and scaled by sqrt(d_model)."""
+
+    layers: int = 3
+    """Layers of the encoder, and of the decoder."""
+    d_model: int = 128
+    """Width of the hidden states."""
+    ffn: int = 512
+    """Width of the feed-forward layers."""
+    heads: int = 4
+    """Attention heads; must divide d_model."""
+    init_std: float = 0.08
+    """Standard deviation of the initial weights; d_model^-0.5 is about right, mBART's 0.02 suits 1024."""
+    max_positions: int = 64
+    """Longest sequence, special tokens included."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.d_model % self.heads:
+            raise ConfigError("heads", f"{self.heads} does not divide d_model = {self.d_model}")
+        if self.layers < 1:
+            raise ConfigError("layers", f"must be at least 1, got {self.layers}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout", f"must be at least 0 and below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model to start from that is not a stage of this study."""
+
+    model: InputPathOrId
+    """A from_pretrained folder or a hub id."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub; pin a commit for results that others can repeat."""
+    random_weights: bool = False
+    """Take its architecture with new weights: the random control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a training. Exactly one of `scratch`, `pretrained` and the input `init` says where it starts."""
+
+    objective: Annotated[Plugin, "xbridge.objectives"]
+    """What is trained, e.g. {type: denoising}."""
+    budget: Budget
+    """How long. An amount of 0 saves the model as it starts: the random or untouched control."""
+    seed: int = 0
+    """Seed of initial weights, sampling, noise and dropout."""
+    scratch: Scratch | None = None
+    """Start from random weights of this shape."""
+    pretrained: Pretrained | None = None
+    """Start from this model."""
+    batch_tokens: int = 1024
+    """Largest padded source + target tokens of a global batch."""
+    max_tokens: int = 24
+    """Strings of more tokens, special tokens not counted, are left out of the training."""
+    temperature: float = 1.0
+    """Sampling over languages or directions in proportion to size^(1/temperature)."""
+    multiple_of: int = 1
+    """Sequence widths are padded to a multiple of this; 8 suits GPUs."""
+    optim: OptimConfig = _OPTIM
+    """Optimiser and learning rate."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 = autocast; on CPUs it is slower below a width of about 256."""
+    validation_rows: int = 64
+    """Held-out examples per language or direction; 0 = no validation."""
+    validate_every: int = 0
+    """Updates between validations; 0 = only before and after."""
+    save_every: int = undigested(200)
+    """Updates between checkpoints; 0 = only when a signal stops the run."""
+    keep_checkpoints: int = undigested(2)
+    """Checkpoints kept while running."""
+    keep_after: int = undigested(0)
+    """Checkpoints kept when the training is complete."""
+    accumulation: int = undigested(1)
+    """Micro-batches that a rank splits its share of a batch into: less memory, the same result."""
+    zero: ZeroConfig = undigested(_ZERO)
+    """Sharding over the ranks."""
+
+    def __post_init__(self) -> None:
+        if self.scratch is not None and self.pretrained is not None:
+            raise ConfigError("pretrained", "give either `scratch` or `pretrained`, not both")
+        lowest = {"batch_tokens": 1, "max_tokens": 1, "multiple_of": 1, "accumulation": 1, "keep_checkpoints": 1}
+        for name in (*lowest, "validation_rows", "validate_every", "save_every", "keep_after"):
+            if getattr(self, name) < lowest.get(name, 0):
+                raise ConfigError(name, f"must be at least {lowest.get(name, 0)}, got {getattr(self, name)}")
+        if not self.temperature >= 1:
+            raise ConfigError("temperature", f"must be at least 1, got {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Folders that a training reads."""
+
+    corpus: Path
+    """A corpus stage."""
+    tokenizer: Path | None = None
+    """A tokenizer stage; null = the tokenizer of the model that it starts from."""
+    init: Path | None = None
+    """A train stage to continue from."""

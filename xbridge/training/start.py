@@ -1,0 +1,57 @@
+"""Where a training starts: from random weights, from a pretrained model, or on from another training."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xbridge.core.errors import ConfigError
+from xbridge.core.files import read_json
+from xbridge.core.runtime import derive_seed
+from xbridge.training.config import Config, Inputs
+
+
+def generation_of(inputs: Inputs) -> int:
+    """How many trainings lie behind this one: a continued training must not see its parent's batches again."""
+    if inputs.init is None:
+        return 0
+    summary = inputs.init / "summary.json"
+    return 1 + (int(read_json(summary)["generation"]) if summary.exists() else 0)
+
+
+def start_of(config: Config, inputs: Inputs) -> Path | str | None:
+    """The folder or hub id of the model to start from; None = scratch."""
+    given = [name for name in ("scratch", "pretrained") if getattr(config, name) is not None]
+    if inputs.init is not None:
+        given.append("inputs.init")
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise ConfigError("scratch", f"give exactly one of `scratch`, `pretrained` and the input `init`; found {found}")
+    if inputs.tokenizer is None and config.scratch is not None:
+        raise ConfigError("inputs.tokenizer", "is required for a model from scratch")
+    return config.pretrained.model if config.pretrained else inputs.init
+
+
+def revision_of(config: Config, tokenizer: Path | None) -> str | None:
+    """The hub revision of the tokenizer; None where it is a local one."""
+    return config.pretrained.revision if config.pretrained and tokenizer is None else None
+
+
+def model_of(config: Config, start: Path | str | None, tokenizer: Any) -> Any:
+    """The model to train, in float32, with weights that are a pure function of the config."""
+    from xbridge.models.loading import load_backbone, new_mbart, redrawn
+
+    if start is not None:
+        model = load_backbone(start, revision=config.pretrained.revision if config.pretrained else None)
+        again = config.pretrained is not None and config.pretrained.random_weights
+        return redrawn(model, derive_seed(config.seed, "init")) if again else model
+    assert config.scratch is not None
+    return new_mbart(tokenizer, seed=derive_seed(config.seed, "init"), **asdict(config.scratch))
+
+
+def check_positions(model: Any, config: Config) -> None:
+    """`ConfigError` where the longest string does not fit the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < config.max_tokens + 3:
+        raise ConfigError(
+            "max_tokens", f"{config.max_tokens} and 3 special tokens exceed the model's {positions} positions"
+        )
