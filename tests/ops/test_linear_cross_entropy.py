@@ -53,11 +53,16 @@ def test_fairseq_smoothing_gives_the_target_less_and_every_other_word_more():
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_bias_enters_the_logits():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_bias_enters_the_logits_and_gets_its_gradient(smoothing):
     hidden, weight, labels = inputs()
-    bias = torch.linspace(-3, 3, weight.shape[0], dtype=torch.float64)
-    plain = F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")
-    torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, bias=bias), plain, rtol=1e-12, atol=1e-12)
+    bias = torch.linspace(-3, 3, weight.shape[0], dtype=torch.float64, requires_grad=True)
+    plain = F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum", label_smoothing=smoothing)
+    ours = linear_cross_entropy(hidden, weight, labels, bias=bias, label_smoothing=smoothing, chunk_rows=7)
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    of = (hidden, weight, bias)
+    for got, expected in zip(gradients(ours, *of), gradients(plain, *of), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_rows_without_a_label_get_no_gradient():

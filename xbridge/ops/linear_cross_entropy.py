@@ -33,8 +33,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum of the cross-entropies of all rows whose label is not `ignore_index`; differentiable once.
 
-    hidden: (..., d); weight: (V, d); labels: (...) of 0..V-1 or `ignore_index`; bias: (V,), no gradient. Returns a
-    float32 scalar (float64 for float64 input); sums are accumulated in that type whatever the input's.
+    hidden: (..., d); weight: (V, d); labels: (...) of 0..V-1 or `ignore_index`; bias: (V,). Returns a float32 scalar
+    (float64 for float64 input); sums and the gradients of weight and bias are accumulated in that type whatever the
+    input's.
     """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     rows = (labels != ignore_index).nonzero().squeeze(1)
@@ -53,7 +54,7 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and both gradients in the forward pass; the backward pass only scales them."""
+    """Loss and all gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
     def forward(
@@ -68,9 +69,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=hidden.device)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros(weight.shape[0], dtype=wide, device=weight.device) if needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             multiplied = weight.to(hidden.dtype)  # under autocast the hidden states are narrower than the weight
             rows = min(chunk_rows, hidden.shape[0])
@@ -89,18 +91,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(narrow.T, hidden[chunk])
                 elif grad_weight is not None:
                     grad_weight += narrow.T @ hidden[chunk]
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.weight_dtype, ctx.bias_dtype = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        if grad_bias is not None:
+            grad_bias = (grad_bias * grad).to(ctx.bias_dtype)
+        return grad_hidden, grad_weight, None, grad_bias, None, None, None
 
 
 def _loss_and_gradient(logits: Tensor, labels: Tensor, uniform: float, extra: float, gradient: Tensor) -> Tensor:
