@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.data.batching import Budget, Counts, Lengths, TokenPlan, cut, snake_order
-from xbridge.data.sampling import Part
+from xbridge.data.sampling import Part, Shares
 
 
 class Text:
@@ -41,8 +41,8 @@ def zipf_text(seed=0, sizes=(3000, 900)):
 def plan_of(text, *, unit="steps", amount=200, tokens=512, seed=1, **settings):
     shares = np.asarray([part.size for part in text.parts], dtype=float)
     return TokenPlan(
-        text, seed=seed, budget=Budget(unit=unit, amount=amount), batch_tokens=tokens, shares=shares / shares.sum(),
-        **settings,
+        text, seed=seed, budget=Budget(unit=unit, amount=amount), batch_tokens=tokens,
+        shares=Shares.constant(shares / shares.sum()), **settings,
     )  # fmt: skip
 
 
@@ -134,6 +134,23 @@ def test_the_run_ends_at_the_step_where_the_count_reaches_the_budget(unit):
     total = plan.totals()[column]
     assert total >= 30_000
     assert total - plan.counts(plan.num_steps - 1)[column] < 30_000
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount"), [("steps", 400), ("nonpad_tokens", 200_000), ("supervised_tokens", 90_000)]
+)
+def test_shares_change_where_the_phase_of_the_budget_ends(unit, amount):
+    phases = Shares((0.1, 0.6, 1.0), np.asarray([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
+    plan = TokenPlan(
+        zipf_text(), seed=1, budget=Budget(unit=unit, amount=amount), batch_tokens=512, shares=phases
+    )  # fmt: skip
+    column = 0 if unit == "supervised_tokens" else 1
+    counts = np.asarray([1 if unit == "steps" else plan.counts(step)[column] for step in range(plan.num_steps)])
+    progress = (np.cumsum(counts) - counts / 2) / amount
+    second = np.asarray([(plan.examples(step).part == 1).mean() for step in range(plan.num_steps)])
+    assert second[progress < 0.08].max(initial=0) == 0
+    assert second[(progress > 0.13) & (progress < 0.58)].min() == 1
+    assert second[progress > 0.63].mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_budget_of_zero_has_no_steps():

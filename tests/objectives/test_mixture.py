@@ -19,8 +19,8 @@ def test_parts_carry_their_objective_and_shares_follow_the_weights(material):
     names = [part.name for part in mixture.parts]
     assert names[0] == "translation/eng_Latn-deu_Latn"
     assert names[4:] == ["denoising/eng_Latn", "denoising/deu_Latn", "denoising/spa_Latn"]
-    assert mixture.shares.sum() == pytest.approx(1)
-    assert mixture.shares[:4].sum() == pytest.approx(0.75)
+    assert mixture.shares.values[0].sum() == pytest.approx(1)
+    assert mixture.shares.values[0, :4].sum() == pytest.approx(0.75)
 
 
 def test_the_loss_is_the_sum_of_the_objectives_losses(material, toy_tokenizer):

@@ -247,6 +247,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if value is None and type(None) in args:
         return None
     options = [a for a in args if a is not type(None)]
+    options = [a for a in options if (get_origin(a) is tuple) == isinstance(value, list | tuple)] or options
     if len(options) == 1:
         return _convert_value(options[0], value, path)
     for option in options:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import derive_seed
-from xbridge.data.sampling import Examples, Part, Sampler, permutation
+from xbridge.data.sampling import Examples, Part, Sampler, Shares, permutation
 
 IntArray = NDArray[np.int64]
 POOL_BATCHES = 128  # batches per pool: enough that a pool has many rows of every length
+FIRST_POOL = 1024  # examples; the least that a whole pool has, and what tells how long examples are
+SMALLEST_POOL = 64  # examples; a pool that would run past the end of a phase is cut to it, but not below this
 
 
 class Counts(NamedTuple):
@@ -71,7 +73,8 @@ class TokenPlan:
     """All global batches of a run over `source`; see the module's text.
 
     batch_tokens: the largest padded source + target tokens of a global batch. shares: how often each part is drawn.
-    accumulation: micro-batches per rank; it changes memory, not results. multiple_of: what widths are padded to.
+    Where the shares change during the run, a phase's last pool ends about where the phase does. accumulation:
+    micro-batches per rank; it changes memory, not results. multiple_of: what widths are padded to.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class TokenPlan:
         seed: int,
         budget: Budget,
         batch_tokens: int,
-        shares: NDArray[np.float64],
+        shares: Shares,
         accumulation: int = 1,
         multiple_of: int = 1,
     ):
@@ -89,7 +92,7 @@ class TokenPlan:
         self._seed, self._batch_tokens, self._multiple = seed, batch_tokens, multiple_of
         steps = _Steps()
         if budget.amount:
-            self._fill(steps, budget, Sampler(source.parts, shares, seed))
+            self._fill(steps, budget, Sampler(source.parts, seed), shares)
         self._examples, self._starts, counts = steps.joined()
         totals = np.cumsum(counts, axis=0)
         self.num_steps = min(budget.amount, len(counts))
@@ -139,23 +142,35 @@ class TokenPlan:
             for part, count in zip(parts, drawn, strict=True)
         }
 
-    def _fill(self, steps: "_Steps", budget: Budget, sampler: Sampler) -> None:
+    def _rows_of(self, budget: Budget, amount: float, lengths: Lengths) -> int:
+        """About how many rows like those of `lengths` take `amount` of the budget."""
+        whole = lengths.source + lengths.target
+        per_row = {
+            "steps": float(whole.mean()) / self._batch_tokens,
+            "supervised_tokens": float(lengths.supervised.mean()),
+        }
+        return max(int(amount / per_row.get(budget.unit, float(whole.mean()))), SMALLEST_POOL)
+
+    def _fill(self, steps: "_Steps", budget: Budget, sampler: Sampler, shares: Shares) -> None:
         """Draw, sort and cut pools until the budget is reached."""
         left_over: Examples | None = None
-        pool_rows = 1024
+        lengths = self._source.lengths(sampler.peek(FIRST_POOL, shares.values[0]))
+        mean = float((lengths.source + lengths.target).mean())
+        pool_rows = max(int(POOL_BATCHES * self._batch_tokens / mean), FIRST_POOL)
         number = 0
-        while steps.reached(budget) < budget.amount:
-            pool = sampler.draw(pool_rows)
+        while (reached := steps.reached(budget)) < budget.amount:
+            phase = shares.phase(reached / budget.amount)
+            left = self._rows_of(budget, shares.until[phase] * budget.amount - reached, lengths)
+            rows = pool_rows if number else FIRST_POOL
+            ends_phase = left <= rows and phase < len(shares.until) - 1
+            pool = sampler.draw(left if ends_phase else rows, shares.values[phase])
             if left_over is not None:
                 pool = Examples(*(np.concatenate(pair) for pair in zip(left_over, pool, strict=True)))
             lengths = self._source.lengths(pool)
-            if number == 0:  # the first pool is small and tells how long examples are
-                mean = float((lengths.source + lengths.target).mean())
-                pool_rows = max(int(POOL_BATCHES * self._batch_tokens / mean), 1024)
             order = snake_order(lengths.source, lengths.target)
             pool, lengths = pool.take(order), Lengths(*(column[order] for column in lengths))
             starts = cut(lengths.source, lengths.target, self._batch_tokens, self._multiple)
-            if len(starts) > 2:  # the last batch is rarely full: its rows go into the next pool
+            if len(starts) > 2 and not ends_phase:  # the last batch is rarely full: its rows go into the next pool
                 left_over, starts = pool.take(slice(int(starts[-2]), None)), starts[:-1]
             else:
                 left_over = None

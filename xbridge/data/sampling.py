@@ -4,7 +4,7 @@ Every random decision is a hash of a key and counters (splitmix64: Steele, Lea a
 generator. Draw number t can be computed without draws 0..t-1, on any rank, with any version of any library.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,6 +69,94 @@ def temperature_shares(sizes: Sequence[int], temperature: float) -> NDArray[np.f
     return shares
 
 
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of a run with one value of a setting."""
+
+    until: float
+    """The share of the budget at which the phase ends; the last phase ends at 1."""
+    value: float
+    """The setting within it."""
+
+
+Schedule = float | tuple[Phase, ...]
+"""One value for the whole run, or phases of it."""
+
+
+def value_before(schedule: Schedule, end: float) -> float:
+    """The value in force just before `end` of the budget is reached."""
+    if not isinstance(schedule, tuple):
+        return schedule
+    return next(phase.value for phase in schedule if end <= phase.until)
+
+
+def check_schedule(path: str, schedule: Schedule, *, lowest: float) -> None:
+    """`ConfigError` where a value is below `lowest`, or the phases do not rise to 1."""
+    phases = schedule if isinstance(schedule, tuple) else (Phase(until=1.0, value=schedule),)
+    for index, phase in enumerate(phases):
+        before = phases[index - 1].until if index else 0.0
+        where = f"{path}.{index}" if isinstance(schedule, tuple) else path
+        if not before < phase.until <= 1:
+            raise ConfigError(f"{where}.until", f"must be above {before:g} and at most 1, got {phase.until:g}")
+        if not phase.value >= lowest:
+            raise ConfigError(
+                f"{where}.value" if isinstance(schedule, tuple) else where,
+                f"must be at least {lowest:g}, got {phase.value:g}",
+            )
+    if not phases or phases[-1].until != 1:
+        raise ConfigError(path, "the last phase must end at 1, the end of the run")
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """How often each part is drawn, constant within each phase of a run.
+
+    until: the share of the budget at which each phase ends, rising to 1; values: (phases, parts), rows sum to 1.
+    """
+
+    until: tuple[float, ...]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def constant(cls, values: NDArray[np.float64]) -> "Shares":
+        """The same shares for the whole run."""
+        return cls((1.0,), np.asarray(values, dtype=np.float64)[None])
+
+    @classmethod
+    def scheduled(cls, schedules: Sequence[Schedule], shares: Callable[..., NDArray[np.float64]]) -> "Shares":
+        """`shares(*values)` of the values that the schedules have in each phase."""
+        ends = sorted({1.0, *(phase.until for item in schedules if isinstance(item, tuple) for phase in item)})
+        rows = [shares(*(value_before(schedule, end) for schedule in schedules)) for end in ends]
+        return cls(tuple(ends), np.stack(rows))
+
+    @classmethod
+    def joined(cls, weights: "Shares", components: Sequence["Shares"]) -> "Shares":
+        """Parts of several components, one after the other: a component's share times the shares within it."""
+        ends = sorted({*weights.until, *(end for component in components for end in component.until)})
+        rows = [
+            np.concatenate([
+                weight * component.before(end)
+                for weight, component in zip(weights.before(end), components, strict=True)
+            ])
+            for end in ends
+        ]  # fmt: skip
+        return cls(tuple(ends), np.stack(rows))
+
+    def before(self, end: float) -> NDArray[np.float64]:
+        """(parts,) the shares in force just before `end` of the budget is reached."""
+        shares: NDArray[np.float64] = self.values[int(np.searchsorted(self.until, end, side="left"))]
+        return shares
+
+    def phase(self, progress: float) -> int:
+        """Number of the phase in force when `progress` (0 to 1) of the budget is reached."""
+        return min(int(np.searchsorted(self.until, progress, side="right")), len(self.until) - 1)
+
+
+def temperature_schedule(sizes: Sequence[int], temperature: Schedule) -> Shares:
+    """`temperature_shares` of every phase of a schedule."""
+    return Shares.scheduled([temperature], lambda value: temperature_shares(sizes, value))
+
+
 class Sampler:
     """An endless sequence of examples: parts by their shares, and within a part every row once per epoch.
 
@@ -76,28 +164,37 @@ class Sampler:
     share times t. Draws are asked for in order, block by block; the counts of the blocks before are all the state.
     """
 
-    def __init__(self, parts: Sequence[Part], shares: NDArray[np.float64], seed: int):
+    def __init__(self, parts: Sequence[Part], seed: int):
         self._parts, self._seed = parts, seed
-        self._edges = np.cumsum(shares)[:-1]
         self._drawn = np.zeros(len(parts), dtype=np.int64)
         self._next = 0
         self._offset = np.uint64(derive_seed(seed, "parts"))
         self._orders: dict[tuple[int, int], IntArray] = {}
 
-    def draw(self, count: int) -> Examples:
-        """The next `count` examples."""
+    def draw(self, count: int, shares: NDArray[np.float64]) -> Examples:
+        """The next `count` examples, parts by `shares`: (parts,), which may differ from block to block."""
+        examples, counts = self._following(count, shares)
+        self._next += count
+        self._drawn += counts
+        return examples
+
+    def peek(self, count: int, shares: NDArray[np.float64]) -> Examples:
+        """What `draw` would give, without drawing it."""
+        return self._following(count, shares)[0]
+
+    def _following(self, count: int, shares: NDArray[np.float64]) -> tuple[Examples, IntArray]:
         with np.errstate(over="ignore"):
             points = np.arange(self._next, self._next + count).astype(np.uint64) * GOLDEN + self._offset
-        part = np.searchsorted(self._edges, (points >> np.uint64(11)) * 2.0**-53, side="right").astype(np.int64)
-        self._next += count
+        edges = np.cumsum(shares)[:-1]
+        part = np.searchsorted(edges, (points >> np.uint64(11)) * 2.0**-53, side="right").astype(np.int64)
+        counts = np.bincount(part, minlength=len(self._parts))
         row, epoch = np.empty_like(part), np.empty_like(part)
-        for index in np.unique(part):
+        for index in np.flatnonzero(counts).tolist():
             mine = part == index
-            place = self._drawn[index] + np.arange(mine.sum())
-            self._drawn[index] += len(place)
+            place = self._drawn[index] + np.arange(counts[index])
             epoch[mine] = place // self._parts[index].size
-            row[mine] = self._rows(int(index), place)
-        return Examples(part, row, epoch)
+            row[mine] = self._rows(index, place)
+        return Examples(part, row, epoch), counts
 
     def _rows(self, index: int, place: IntArray) -> IntArray:
         size = self._parts[index].size

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part
+from xbridge.data.sampling import Examples, Part, Schedule, Shares
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from xbridge.models.families import Conventions
@@ -54,16 +52,16 @@ class Material:
     """Strings of more tokens (special ones not counted) are left out."""
     seed: int
     """Seed of noise and re-pairing."""
-    temperature: float = 1.0
-    """Temperature of the sampling over languages or directions."""
+    temperature: Schedule = 1.0
+    """Temperature of the sampling over languages or directions, or phases of it."""
 
 
 class Objective(Protocol):
     """What a module in this package builds."""
 
     parts: Sequence[Part]
-    shares: "NDArray[np.float64]"
-    """How often each part is drawn; sums to 1."""
+    shares: Shares
+    """How often each part is drawn."""
     num_dropped: int
     """Strings or pairs left out because they are longer than `max_tokens`."""
 

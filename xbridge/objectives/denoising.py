@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part, temperature_shares, uniform
+from xbridge.data.sampling import Examples, Part, temperature_schedule, uniform
 from xbridge.data.tokens import TokenTable, starts_of
 from xbridge.objectives.base import LossSum, Material
 from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, concatenate, make_batch, seq2seq_loss
@@ -73,7 +73,7 @@ class Denoising:
             if not len(table):
                 raise UserError(f"max_tokens: no {language} string has at most {material.max_tokens} tokens")
         self.parts = [Part(name=name, size=len(table)) for name, table in zip(languages, kept, strict=True)]
-        self.shares = temperature_shares([part.size for part in self.parts], material.temperature)
+        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
         self._layouts = Layouts(material.conventions, languages)
         assert material.conventions.mask is not None

@@ -13,7 +13,7 @@ import numpy as np
 from xbridge.core.config import Plugin
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part
+from xbridge.data.sampling import Examples, Part, Shares
 from xbridge.objectives.base import LossSum, Material, Objective
 
 if TYPE_CHECKING:
@@ -60,13 +60,12 @@ class Mixture:
         self._objectives = objectives
         self.parts: list[Part] = []
         owner: list[int] = []
-        shares = []
-        for index, (name, objective, weight) in enumerate(zip(names, objectives, weights, strict=True)):
+        for index, (name, objective) in enumerate(zip(names, objectives, strict=True)):
             label = name if names.count(name) == 1 else f"{name}.{index}"
             self.parts += [Part(name=f"{label}/{part.name}", size=part.size) for part in objective.parts]
             owner += [index] * len(objective.parts)
-            shares.append(objective.shares * weight / sum(weights))
-        self.shares = np.concatenate(shares)
+        share = Shares.constant(np.asarray(weights) / sum(weights))
+        self.shares = Shares.joined(share, [objective.shares for objective in objectives])
         self._owner = np.asarray(owner)
         self._first = np.asarray([owner.index(index) for index in range(len(objectives))])
         self.num_dropped = sum(objective.num_dropped for objective in objectives)

@@ -17,7 +17,7 @@ from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import read_table
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part, permutation, random_bits, temperature_shares
+from xbridge.data.sampling import Examples, Part, permutation, random_bits, temperature_schedule
 from xbridge.data.tokens import TokenTable, encode, starts_of
 from xbridge.objectives.base import LossSum, Material
 from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
@@ -86,7 +86,7 @@ class Translation:
     ):
         self.num_dropped = num_dropped
         self.parts = [Part(name=f"{pair.source_lang}-{pair.target_lang}", size=len(pair.source)) for pair in directions]
-        self.shares = temperature_shares([part.size for part in self.parts], material.temperature)
+        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
         languages = list(dict.fromkeys(lang for pair in directions for lang in (pair.source_lang, pair.target_lang)))
         number = {language: index for index, language in enumerate(languages)}

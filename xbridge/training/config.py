@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from xbridge.core.config import InputPathOrId, Plugin, undigested
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Budget
+from xbridge.data.sampling import Schedule, check_schedule
 from xbridge.training.optim import OptimConfig
 from xbridge.training.zero import ZeroConfig
 
@@ -71,8 +72,9 @@ class Config:
     """Largest padded source + target tokens of a global batch."""
     max_tokens: int = 24
     """Strings of more tokens, special tokens not counted, are left out of the training."""
-    temperature: float = 1.0
-    """Sampling over languages or directions in proportion to size^(1/temperature)."""
+    temperature: Schedule = 1.0
+    """Sampling over languages or directions in proportion to size^(1/temperature), or phases of it such as
+    [{until: 0.5, value: 5}, {until: 1, value: 1}], `until` in shares of the budget."""
     multiple_of: int = 1
     """Sequence widths are padded to a multiple of this; 8 suits GPUs."""
     optim: OptimConfig = _OPTIM
@@ -101,8 +103,7 @@ class Config:
         for name in (*lowest, "validation_rows", "validate_every", "save_every", "keep_after"):
             if getattr(self, name) < lowest.get(name, 0):
                 raise ConfigError(name, f"must be at least {lowest.get(name, 0)}, got {getattr(self, name)}")
-        if not self.temperature >= 1:
-            raise ConfigError("temperature", f"must be at least 1, got {self.temperature}")
+        check_schedule("temperature", self.temperature, lowest=1)
 
 
 @dataclass(frozen=True, kw_only=True)
