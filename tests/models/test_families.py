@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from xbridge.core.errors import UserError
-from xbridge.models.families import conventions_for, conventions_of, encode_source, generate, max_positions
-from xbridge.models.loading import new_mbart
+from xbridge.models.families import conventions_for, conventions_of, encode_source, max_positions
 
 
 class Vocabulary:
@@ -63,27 +62,11 @@ def test_a_model_without_known_language_tokens_is_refused(model_type):
         conventions_of(model_type, Vocabulary())
 
 
-def tiny(tokenizer):
-    return new_mbart(
-        tokenizer, seed=0, layers=2, d_model=16, ffn=32, heads=2, init_std=0.2, max_positions=16, dropout=0.0
-    ).eval()
-
-
 def test_sources_are_laid_out_and_cut(toy_tokenizer):
     conventions = conventions_of("mbart", toy_tokenizer)
     batch = encode_source(["one two three", "one"], "eng_Latn", toy_tokenizer, conventions, max_tokens=2)
     assert batch["input_ids"].tolist() == [[29, 4, 5, 2], [29, 4, 2, 1]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
-
-
-def test_generation_keeps_the_order_of_its_input_and_starts_from_the_target_language(toy_tokenizer):
-    model, conventions = tiny(toy_tokenizer), conventions_of("mbart", toy_tokenizer)
-    texts = ["one two three four", "five", "six seven"]
-    settings = {"source_lang": "eng_Latn", "target_lang": "deu_Latn", "max_tokens": 5}
-    together = generate(model, toy_tokenizer, conventions, texts, batch_size=2, **settings)
-    alone = [generate(model, toy_tokenizer, conventions, [text], **settings)[0] for text in texts]
-    assert together == alone
-    assert not any("deu_Latn" in text or "</s>" in text for text in together)
 
 
 def templated(template, **special):

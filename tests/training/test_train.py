@@ -11,7 +11,8 @@ from tiny_training import TINY, config, lines, updates
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import read_json
 from xbridge.data.sampling import Examples
-from xbridge.models.families import conventions_of, generate
+from xbridge.models.families import conventions_of
+from xbridge.models.generation import Request, Search, translate
 from xbridge.models.loading import load_backbone, load_tokenizer
 from xbridge.training import train
 
@@ -138,13 +139,10 @@ def test_eight_pairs_in_four_directions_are_learned_by_heart(inputs, tmp_path, t
     )  # fmt: skip
     train.run(settings, replace(inputs, corpus=tmp_path / "few"), tmp_path / "out")
     model, conventions = load_backbone(tmp_path / "out"), conventions_of("mbart", toy_tokenizer)
-    for row in few:
-        for source, target in (("source", "target"), ("target", "source")):
-            (text,) = generate(
-                model, toy_tokenizer, conventions, [row[source]], source_lang=row[f"{source}_lang"],
-                target_lang=row[f"{target}_lang"], max_tokens=10,
-            )  # fmt: skip
-            assert text == row[target]
+    sides = [(row, *pair) for row in few for pair in (("source", "target"), ("target", "source"))]
+    requests = [Request(row[source], row[f"{source}_lang"], row[f"{target}_lang"]) for row, source, target in sides]
+    found = translate(model, toy_tokenizer, conventions, requests, Search(max_new_tokens=10))
+    assert found == [row[target] for row, _, target in sides]
 
 
 def test_a_model_starts_from_exactly_one_place(inputs, tmp_path):

@@ -193,66 +193,25 @@ def max_positions(model: "nn.Module") -> int:
 
 
 def encode_source(
-    texts: Sequence[str], language: str, tokenizer: Any, conventions: Conventions, *, max_tokens: int
+    texts: Sequence[str], languages: str | Sequence[str], tokenizer: Any, conventions: Conventions, *, max_tokens: int
 ) -> dict[str, "Tensor"]:
-    """Source sequences of `texts`, cut after `max_tokens` text tokens: `input_ids`, `attention_mask` (n, width)."""
+    """Source sequences of `texts`, cut after `max_tokens` text tokens: `input_ids`, `attention_mask` (n, width).
+
+    languages: one for each text, or one for all.
+    """
     import torch
 
-    before, after = conventions.source(language)
+    around = [
+        conventions.source(lang) for lang in ([languages] * len(texts) if isinstance(languages, str) else languages)
+    ]
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    rows = [before + row[:max_tokens] + after for row in rows]
+    rows = [before + row[:max_tokens] + after for row, (before, after) in zip(rows, around, strict=True)]
     width = max(map(len, rows), default=0)
     input_ids = torch.full((len(rows), width), conventions.pad)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = torch.tensor(row)
     lengths = torch.tensor([len(row) for row in rows])
     return {"input_ids": input_ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
-
-
-def generate(
-    model: "nn.Module",
-    tokenizer: Any,
-    conventions: Conventions,
-    texts: Sequence[str],
-    *,
-    source_lang: str,
-    target_lang: str,
-    max_tokens: int,
-    batch_size: int = 64,
-    num_beams: int = 1,
-) -> list[str]:
-    """Translations of `texts`, in their order. Greedy (num_beams 1) or beam search, at most `max_tokens` new tokens."""
-    import torch
-
-    whole: Any = model
-    prefix, _ = conventions.target(target_lang)
-    device = next(model.parameters()).device
-    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-    results = [""] * len(texts)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = encode_source(
-                [texts[i] for i in chosen], source_lang, tokenizer, conventions, max_tokens=max_tokens
-            )
-            output = whole.generate(
-                **{name: tensor.to(device) for name, tensor in batch.items()},
-                decoder_input_ids=torch.tensor([prefix] * len(chosen), device=device),
-                max_new_tokens=max_tokens,
-                num_beams=num_beams,
-                do_sample=False,
-                forced_bos_token_id=None,
-                forced_eos_token_id=None,
-                eos_token_id=conventions.eos,
-                pad_token_id=conventions.pad,
-            )
-            decoded = tokenizer.batch_decode(output[:, len(prefix) :], skip_special_tokens=True)
-            for index, text in zip(chosen, decoded, strict=True):
-                results[index] = text.strip()
-    model.train(was_training)
-    return results
 
 
 def _languages(family: Family, vocabulary: Mapping[str, int]) -> dict[str, int]:

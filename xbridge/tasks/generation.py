@@ -66,7 +66,7 @@ def evaluate(
 ) -> Iterator[LanguageResult]:
     """Translate and score every language."""
     from xbridge.activations.encoder import Encoder
-    from xbridge.models.families import generate
+    from xbridge.models.generation import Request, Search, translate
 
     groups = load_pairs(data, languages, config.max_pairs)
     encoder = Encoder.open(model)
@@ -74,21 +74,18 @@ def evaluate(
         raise UserError(f"{model}: has no decoder, so it cannot translate")
     encoder.check_languages(groups)
     max_tokens = min(config.max_new_tokens, encoder.max_tokens)
+    longest = 2 * max_tokens + encoder.conventions.num_around()
+    search = Search(
+        max_new_tokens=max_tokens, num_beams=config.num_beams, batch_tokens=batch_size * config.num_beams * longest
+    )
     with progress("translate", total=len(groups) * len(config.directions), unit="direction") as bar:
         for lang, pairs in groups.items():
             hypotheses: dict[Direction, list[str]] = {}
             for direction in config.directions:
                 source_lang, target_lang, sources, _ = oriented(pairs, lang, direction)
-                hypotheses[direction] = generate(
-                    encoder.model,
-                    encoder.tokenizer,
-                    encoder.conventions,
-                    sources,
-                    source_lang=source_lang,
-                    target_lang=target_lang,
-                    max_tokens=max_tokens,
-                    batch_size=batch_size,
-                    num_beams=config.num_beams,
+                requests = [Request(text, source_lang, target_lang) for text in sources]
+                hypotheses[direction] = translate(
+                    encoder.model, encoder.tokenizer, encoder.conventions, requests, search
                 )
                 bar.update(1, language=lang)
             yield score_language(lang, pairs, hypotheses, lowercase=config.lowercase)
