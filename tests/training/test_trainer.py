@@ -96,7 +96,7 @@ def test_a_gradient_above_the_limit_is_scaled_down_to_it(tmp_path):
 
 
 def test_every_step_has_a_line_with_all_counts(tmp_path):
-    trainer, _ = trainer_of(tmp_path, validate=lambda model: {"dev": 1.5}, validate_every=4)
+    trainer, _ = trainer_of(tmp_path, validate=lambda model, poll: {"dev": 1.5}, validate_every=4)
     trainer.run()
     found = steps(tmp_path)
     assert [line["step"] for line in found] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
@@ -163,6 +163,6 @@ def test_cutting_the_log_drops_later_lines_and_a_torn_one(tmp_path):
         log.write({"step": step})
     with log.path.open("a") as stream:
         stream.write('{"step": 4, "lo')
-    log.cut(2)
+    log.cut(2, 2)
     log.write({"step": 3, "loss": 0.5})
     assert read_metrics(log.path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]

@@ -9,7 +9,19 @@ from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Budget
 from xbridge.data.sampling import Schedule, check_schedule
 from xbridge.training.optim import OptimConfig
-from xbridge.training.zero import ZeroConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    """What is sharded over the ranks."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    """0 = nothing (DDP, no DeepSpeed), 1 = optimiser, 2 = and gradients, 3 = and parameters."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where the optimiser's state lives."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where the parameters live; stage 3 only."""
+
 
 _OPTIM, _ZERO = OptimConfig(), ZeroConfig()
 

@@ -24,11 +24,15 @@ class MetricsLog:
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; free space and run again, it continues") from None
 
-    def cut(self, last_step: int) -> None:
-        """Drop the lines after `last_step`, and a line that a kill left half written."""
+    def cut(self, last_step: int, last_validation: int) -> None:
+        """Drop the lines of updates after `last_step`, of validations after `last_validation`, and a torn one."""
         if not self._writes:
             return
-        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= last_step]
+        kept = []
+        for line in read_metrics(self.path):
+            last = last_validation if "validation" in line else last_step
+            if line["step"] <= last:
+                kept.append(json.dumps(line))
         write_text(self.path, "".join(line + "\n" for line in kept))
 
 

@@ -1,5 +1,6 @@
 """Held-out loss per language or direction, on the same examples with the same noise every time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from xbridge.objectives.base import Objective
 
 
 class Validation:
-    """Call it with a model: mean natural-log loss per supervised token, by part name.
+    """Call it with a model: mean natural-log loss per supervised token, by part name. It polls after each batch.
 
     rows: examples per part, chosen at random once; batch_tokens: padded tokens per forward pass.
     """
@@ -32,10 +33,14 @@ class Validation:
                 for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
             ]
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
+    def __call__(self, model: nn.Module, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
         losses: dict[str, float] = {}
         with torch.no_grad():
             for name, batches in self._batches.items():
-                parts = [self._objective.loss(model, batch) for batch in batches]
-                losses[name] = float(sum(float(part.sum) for part in parts) / sum(part.count for part in parts))
+                total, count = 0.0, 0
+                for batch in batches:
+                    part = self._objective.loss(model, batch)
+                    total, count = total + float(part.sum), count + part.count
+                    poll()
+                losses[name] = total / count
         return losses

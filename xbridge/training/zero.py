@@ -5,34 +5,25 @@ deepspeed and srun. DeepSpeed's own checkpoints hold pickled shards; everything 
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import torch
+from torch import nn
 
 from xbridge.core.errors import UserError
 from xbridge.core.files import read_json, write_json
+from xbridge.objectives.base import LossSum
 from xbridge.training.checkpoint import STATE, CheckpointFolder
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroConfig:
-    """What is sharded over the ranks."""
-
-    stage: Literal[0, 1, 2, 3] = 0
-    """0 = nothing (DDP, no DeepSpeed), 1 = optimiser, 2 = and gradients, 3 = and parameters."""
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """Where the optimiser's state lives."""
-    offload_parameters: Literal["none", "cpu"] = "none"
-    """Where the parameters live; stage 3 only."""
+from xbridge.training.config import ZeroConfig
+from xbridge.training.engine import LossFunction
+from xbridge.training.optim import OptimConfig, make_optimizer
+from xbridge.training.placement import Place
 
 
 def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
     """accelerate's DeepSpeedPlugin for `config`; `UserError` where DeepSpeed is not installed."""
-    import torch
-
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -64,7 +55,70 @@ def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
     return DeepSpeedPlugin(hf_ds_config=settings)
 
 
-def register_output_layer(wrapped: "nn.Module", model: "nn.Module") -> None:
+class ZeroEngine:
+    """The optimiser's state, the gradients and the parameters spread over the ranks, as the stage says."""
+
+    def __init__(self, model: nn.Module, loss: LossFunction, optim: OptimConfig, place: Place, config: ZeroConfig):
+        self.place, self._config = place, config
+        wrapped = _WithLoss(model, loss)
+        self._engine, self._optimizer = place.accelerator.prepare(wrapped, make_optimizer(model, optim))
+        self._model = model
+        if config.stage == 3:
+            _register_output_layer(wrapped, model)
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(mode)
+
+    def loss(self, batch: Any) -> LossSum:
+        """Loss of one micro-batch, in the run's precision."""
+        return LossSum(*self._engine(batch))
+
+    def apply(self, function: Callable[[nn.Module], Any]) -> Any:
+        """The value of `function` for the model; at stage 3 its weights are there inside the engine's forward only."""
+        return self._engine(function) if self._config.stage == 3 else function(self._model)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of `loss`. DeepSpeed takes the mean over the ranks, hence the factor."""
+        self._engine.set_gradient_accumulation_boundary(is_boundary=last)
+        self._engine.backward(loss * self.place.world_size)
+
+    def step(self, rate: float) -> float:
+        """Sum over the ranks, clip, update, clear; return the L2 norm of the whole gradient before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def checkpoints(self, root: Path, keep: int) -> "ZeroCheckpoints":
+        """The checkpoints below `root`."""
+        return ZeroCheckpoints(root, self.place.accelerator, self._engine, keep)
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """Whole weights on rank 0 at stage 3; None where the model itself has them."""
+        if self._config.stage < 3:
+            return None
+        state = self.place.accelerator.get_state_dict(self._engine)
+        return {name.removeprefix("model."): tensor for name, tensor in (state or {}).items()}
+
+
+class _WithLoss(nn.Module):
+    """Model and loss in one forward, which is where DeepSpeed attaches its hooks."""
+
+    def __init__(self, model: nn.Module, loss: LossFunction):
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, batch: Any) -> Any:
+        """Loss and count of a batch; or, of a function, its value for the model."""
+        if callable(batch):
+            return batch(self.model)
+        loss = self._loss(self.model, batch)
+        return loss.sum, loss.count
+
+
+def _register_output_layer(wrapped: nn.Module, model: nn.Module) -> None:
     """Tell ZeRO 3 that the forward of `wrapped` reads the output matrix of `model` outside its own layer's forward."""
     import deepspeed
 
