@@ -48,11 +48,13 @@ def test_only_test_pairs_are_read_and_a_sample_is_always_the_same(corpus):
 
 def test_scores_name_direction_and_signature_and_the_copy_is_the_floor():
     pairs = generation.Pairs(["1", "2"], "eng_Latn", ["red light", "Wi-Fi 7"], ["rotes Licht", "Wi-Fi 7"])
-    result = generation.score_language("deu_Latn", pairs, {"from_pivot": ["rotes Licht", "Wi-Fi 7"]})
+    said = {"from_pivot": ["rotes Licht", "Wi-Fi 7"]}
+    result = generation.score_language("deu_Latn", pairs, said, ["chrf", "chrf++", "bleu"])
     values = {(s.metric, s.predictor): s.value for s in result.scores}
     assert values["chrf_from_pivot", "model"] == pytest.approx(100)
     assert 0 < values["chrf_from_pivot", "copy"] < 100
-    assert "nc:6" in result.facts["signatures"]["chrf_from_pivot"]
+    assert "nw:0" in result.facts["signatures"]["chrf_from_pivot"]
+    assert "nw:2" in result.facts["signatures"]["chrf++_from_pivot"]
     assert result.predictions.to_pylist()[0] == {
         "id": "1", "direction": "from_pivot", "source": "red light", "reference": "rotes Licht",
         "hypothesis": "rotes Licht",
@@ -62,8 +64,8 @@ def test_scores_name_direction_and_signature_and_the_copy_is_the_floor():
 def test_lower_case_scores_fold_both_sides_and_say_so():
     pairs = generation.Pairs(["1"], "eng_Latn", ["red"], ["Rotes Licht an der Tür"])
     said = {"from_pivot": ["rotes licht an der tür"]}
-    cased = generation.score_language("deu_Latn", pairs, said)
-    folded = generation.score_language("deu_Latn", pairs, said, lowercase=True)
+    cased = generation.score_language("deu_Latn", pairs, said, ["chrf", "bleu"])
+    folded = generation.score_language("deu_Latn", pairs, said, ["chrf", "bleu"], lowercase=True)
     values = [{(s.metric, s.predictor): s.value for s in result.scores} for result in (cased, folded)]
     assert values[0]["chrf_from_pivot", "model"] < 100
     assert values[1]["chrf_from_pivot", "model"] == pytest.approx(100)

@@ -25,7 +25,9 @@ PREFERRED_METRICS = (
     "cosine",
     "tag_accuracy",
     "chrf",
+    "chrf++",
     "bleu",
+    "spbleu",
 )
 _METRIC_NAMES = {
     "macro_accuracy": "macro accuracy",
@@ -37,7 +39,9 @@ _METRIC_NAMES = {
     "centred_cosine": "accuracy@1, centred cosine",
     "cosine": "accuracy@1, cosine",
     "chrf": "chrF",
+    "chrf++": "chrF++",
     "bleu": "BLEU",
+    "spbleu": "spBLEU",
 }
 _MODE_NAMES = {"finetune": "fine-tuned", "probe": "frozen probe", "zeroshot": "no training"}
 Kind = Literal["transfer", "alignment", "generation"]
@@ -55,7 +59,7 @@ class Reading:
     @property
     def kind(self) -> Kind:
         """transfer: a head trained on the source language; generation: chrF or BLEU; alignment: the rest."""
-        if re.match(r"chrf|bleu|ter|comet", self.metric.lower()):
+        if re.match(r"chrf|(sp)?bleu|ter|comet", self.metric.lower()):
             return "generation"
         return "alignment" if self.mode == "zeroshot" else "transfer"
 

@@ -20,6 +20,7 @@ from xbridge.tasks.examples import Example, check_known, languages_of, load_exam
 from xbridge.tasks.metrics import most_frequent
 
 VERSION = 1
+OF_100 = ("chrf", "bleu", "spbleu")  # metrics of 0 to 100; the others are shares
 SCORES = pa.schema(
     [("task", pa.string()), ("metric", pa.string()), ("predictor", pa.string()), ("source_lang", pa.string()),
      ("target_lang", pa.string()), ("site", pa.string()), ("value", pa.float64()), ("n", pa.int64())]
@@ -79,7 +80,8 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         {
             "task": name,
             "metrics": {
-                m: {"higher_is_better": True, "scale": 100 if m.startswith(("chrf", "bleu")) else 1} for m in metrics
+                m: {"higher_is_better": True, "scale": 100 if m.startswith(("chrf", "bleu", "spbleu")) else 1}
+                for m in metrics
             },
             "languages": facts,
         },

@@ -1,4 +1,4 @@
-"""Translation of held-out pairs, from the pivot and into it, scored by chrF and BLEU.
+"""Translation of held-out pairs, from the pivot and into it, scored by sacrebleu.
 
 The pairs are the test split of a corpus folder's bitext.parquet. The floor beside the model's scores is `copy`: the
 source text as the hypothesis, which is worth something wherever names and numbers stay as they are.
@@ -17,7 +17,7 @@ from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.files import read_table
 from xbridge.core.runtime import derive_seed
 from xbridge.tasks.base import LanguageResult, ScoreRow
-from xbridge.tasks.metrics import translation_scores
+from xbridge.training.translation_metrics import Metric, check_metrics, score
 
 BITEXT = "bitext.parquet"
 COLUMNS = ("id", "split", "source_lang", "target_lang", "source", "target")
@@ -40,12 +40,16 @@ class Config:
     """Longest hypothesis, in tokens; sources are cut there too."""
     num_beams: int = 1
     """Beams of the search; 1 = greedy."""
+    metrics: tuple[Metric, ...] = ("chrf", "bleu")
+    """chrf, chrf++, bleu and spbleu; spbleu needs FLORES-200's sentencepiece model on disk."""
     lowercase: bool = False
     """Score without regard to case: fair where the tokenizer folds case, so that no model could get it right."""
 
     def __post_init__(self) -> None:
         if not self.directions:
             raise ConfigError("directions", "give from_pivot, to_pivot or both")
+        if not self.metrics:
+            raise ConfigError("metrics", "give at least one of chrf, chrf++, bleu and spbleu")
         for name in ("max_pairs", "max_new_tokens", "num_beams"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,6 +72,7 @@ def evaluate(
     from xbridge.activations.encoder import Encoder
     from xbridge.models.generation import Request, Search, translate
 
+    check_metrics(config.metrics)
     groups = load_pairs(data, languages, config.max_pairs)
     encoder = Encoder.open(model)
     if not encoder.model.config.is_encoder_decoder:
@@ -88,7 +93,7 @@ def evaluate(
                     encoder.model, encoder.tokenizer, encoder.conventions, requests, search
                 )
                 bar.update(1, language=lang)
-            yield score_language(lang, pairs, hypotheses, lowercase=config.lowercase)
+            yield score_language(lang, pairs, hypotheses, config.metrics, lowercase=config.lowercase)
 
 
 def oriented(pairs: Pairs, lang: str, direction: Direction) -> tuple[str, str, list[str], list[str]]:
@@ -99,22 +104,25 @@ def oriented(pairs: Pairs, lang: str, direction: Direction) -> tuple[str, str, l
 
 
 def score_language(
-    lang: str, pairs: Pairs, hypotheses: dict[Direction, list[str]], *, lowercase: bool = False
+    lang: str,
+    pairs: Pairs,
+    hypotheses: dict[Direction, list[str]],
+    metrics: Sequence[Metric],
+    *,
+    lowercase: bool = False,
 ) -> LanguageResult:
-    """chrF and BLEU of each direction, which is the metric's suffix, with signatures. Rows name the pivot as source."""
+    """Scores of each direction, which is the metric's suffix, with signatures. Rows name the pivot as source."""
     scores: list[ScoreRow] = []
     rows: list[dict[str, str]] = []
     signatures: dict[str, str] = {}
     for direction, said in hypotheses.items():
         _, target_lang, sources, references = oriented(pairs, lang, direction)
         for predictor, candidates in (("model", said), ("copy", sources)):
-            result = translation_scores(candidates, references, target_lang, lowercase=lowercase)
-            for metric, value in (("chrf", result.chrf), ("bleu", result.bleu)):
-                scores.append(
-                    ScoreRow(f"{metric}_{direction}", predictor, pairs.pivot, lang, "", value, len(references))
-                )
-            signatures[f"chrf_{direction}"] = result.chrf_signature
-            signatures[f"bleu_{direction}"] = result.bleu_signature
+            for metric in metrics:
+                result = score(metric, candidates, references, target_lang, lowercase=lowercase)
+                name = f"{metric}_{direction}"
+                scores.append(ScoreRow(name, predictor, pairs.pivot, lang, "", result.value, len(references)))
+                signatures[name] = result.signature
         rows += [
             {"id": i, "direction": direction, "source": s, "reference": r, "hypothesis": h}
             for i, s, r, h in zip(pairs.ids, sources, references, said, strict=True)

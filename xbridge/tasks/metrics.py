@@ -5,15 +5,14 @@
 | `accuracy`          | `macro_accuracy` | a frequent class hides the others                                |
 | `span_f1` (seqeval) | `span_f1_strict` | seqeval lets any I- tag open a span; in IOB2 only a B- does      |
 
-`tag_accuracy` is the share of words with the right tag, for tag sets without spans. All are in [0, 1]; chrF and BLEU
-are in [0, 100], as sacrebleu prints them. An empty set of examples is an error of ours, not a score.
+`tag_accuracy` is the share of words with the right tag, for tag sets without spans. All are in [0, 1]. Scores of
+translations are in training/translation_metrics.py. An empty set of examples is an error of ours, not a score.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from xbridge.data.languages import UNSPACED_SCRIPTS, language
 from xbridge.ops.spans import lenient_spans, strict_spans
 
 Tags = Sequence[Sequence[str]]  # one list of tags per sentence, one tag per word
@@ -86,40 +85,3 @@ def retrieval_accuracy(forward_hits: Sequence[bool], backward_hits: Sequence[boo
     """Mean of the accuracies of the two directions."""
     assert len(forward_hits) == len(backward_hits) > 0
     return (sum(forward_hits) + sum(backward_hits)) / (2 * len(forward_hits))
-
-
-class Translation(NamedTuple):
-    """Corpus chrF (Popović 2015) and BLEU (Papineni et al. 2002), 0 to 100, with sacrebleu's signatures (Post 2018)."""
-
-    chrf: float
-    bleu: float
-    chrf_signature: str
-    bleu_signature: str
-
-
-def bleu_tokenizer(lang: str) -> str:
-    """sacrebleu's tokeniser for a language: its default 13a would score an unspaced sentence as one word."""
-    script = language(lang).script
-    return "zh" if script in ("Hans", "Hant") else "char" if script in UNSPACED_SCRIPTS else "13a"
-
-
-def translation_scores(
-    hypotheses: Sequence[str], references: Sequence[str], target_lang: str, *, lowercase: bool = False
-) -> Translation:
-    """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser.
-
-    `lowercase` folds both sides, which is fair to a model whose tokenizer does; the signatures say so.
-    """
-    import sacrebleu
-
-    assert len(hypotheses) == len(references) > 0
-    chrf = sacrebleu.CHRF(lowercase=lowercase)
-    bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=bleu_tokenizer(target_lang))
-    chrf_score = chrf.corpus_score(list(hypotheses), [list(references)])
-    bleu_score = bleu.corpus_score(list(hypotheses), [list(references)])
-    return Translation(
-        chrf=float(chrf_score.score),
-        bleu=float(bleu_score.score),
-        chrf_signature=str(chrf.get_signature()),
-        bleu_signature=str(bleu.get_signature()),
-    )

@@ -8,7 +8,7 @@ from xbridge.report.load import Rows, Study
 from xbridge.report.readings import metric_name, spread
 from xbridge.report.sections import not_run
 
-_METRICS = ("chrf", "bleu")
+_METRICS = ("chrf", "chrf++", "bleu", "spbleu")
 _COPY = "copy"
 
 
