@@ -8,7 +8,7 @@ import pytest
 from xbridge.core.config import parse
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.data.sampling import Examples
-from xbridge.data.tokens import from_rows
+from xbridge.data.tokens import Selection, from_rows
 from xbridge.objectives.denoising import Config, Denoising, build, infill, poisson_cumulative
 
 MASK = 28
@@ -22,7 +22,8 @@ def long_text(material, *, rows=3000, seed=5, **config):
     """A denoising objective over numbered tokens, so that every kept token tells where it was."""
     lengths = np.random.default_rng(0).integers(1, 60, rows)
     table = from_rows([list(range(100, 100 + length)) for length in lengths])
-    return Denoising(Config(**config), replace(material, max_tokens=60, seed=seed), ("eng_Latn",), [table]), lengths
+    text = Selection(table, np.arange(rows))
+    return Denoising(Config(**config), replace(material, max_tokens=60, seed=seed), ("eng_Latn",), [text]), lengths
 
 
 def every(rows, epoch=0):
@@ -117,7 +118,7 @@ def test_parts_are_languages_and_overlong_strings_are_left_out(material):
 
 
 def test_a_language_without_text_is_named(material):
-    with pytest.raises(UserError, match=r"mono\.parquet: no train text in hun_Latn"):
+    with pytest.raises(UserError, match=r"holds no train text in hun_Latn"):
         build(Config(languages=("hun_Latn",)), material)
 
 

@@ -116,5 +116,5 @@ def test_a_direction_is_two_languages_with_a_hyphen():
 def test_an_empty_split_is_named(material, tmp_path):
     schema = pa.schema([(n, pa.string()) for n in ("id", "split", "source_lang", "target_lang", "source", "target")])
     write_table(tmp_path / "bitext.parquet", [], schema)
-    with pytest.raises(UserError, match=r"bitext\.parquet: no train pairs"):
+    with pytest.raises(UserError, match=r"holds no train pairs"):
         build(Config(), replace(material, corpus=tmp_path))

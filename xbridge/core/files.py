@@ -62,6 +62,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
+def iterate_table(path: Path, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of at most `rows` rows of a parquet file; errors as in `read_table`."""
+    try:
+        yield from pq.ParquetFile(path).iter_batches(batch_size=rows, columns=list(columns))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+
+
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Rows of a parquet file as dictionaries."""
     rows: list[dict[str, Any]] = read_table(path, columns).to_pylist()

@@ -12,9 +12,9 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Ragged rows. `ids`: (total,) int32, all rows end to end; `starts`: (n + 1,) int64."""
+    """Ragged rows. `ids`: (total,) integers, all rows end to end; `starts`: (n + 1,) int64. Both may be memory maps."""
 
-    ids: NDArray[np.int32]
+    ids: NDArray[Any]
     starts: IntArray
 
     @property
@@ -25,12 +25,50 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def lengths_of(self, rows: IntArray) -> IntArray:
+        """(len(rows),) tokens of these rows."""
+        lengths: IntArray = self.starts[rows + 1] - self.starts[rows]
+        return lengths
+
     def take(self, rows: IntArray) -> "TokenTable":
-        """The table of these rows, in this order."""
-        lengths = self.lengths[rows]
+        """The table of these rows, in this order, as int32 in memory."""
+        lengths = self.lengths_of(rows)
         starts = starts_of(lengths)
         offsets = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
-        return TokenTable(self.ids[offsets], starts)
+        return TokenTable(self.ids[offsets].astype(np.int32, copy=False), starts)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows of a table, by number, so that the tokens stay where they are: `rows`: (n,)."""
+
+    table: TokenTable
+    rows: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """(n,) tokens per row."""
+        return self.table.lengths_of(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths_of(self, index: IntArray) -> IntArray:
+        """Tokens of the rows at `index`."""
+        return self.table.lengths_of(self.rows[index])
+
+    def select(self, index: IntArray) -> "Selection":
+        """The rows at `index`."""
+        return Selection(self.table, self.rows[index])
+
+    def take(self, index: IntArray) -> TokenTable:
+        """The tokens of the rows at `index`, copied."""
+        return self.table.take(self.rows[index])
+
+
+def joined(selections: Sequence[Selection]) -> Selection:
+    """Selections of one table, one after the other."""
+    return Selection(selections[0].table, np.concatenate([selection.rows for selection in selections]))
 
 
 def starts_of(lengths: IntArray) -> IntArray:

@@ -42,6 +42,8 @@ class Material:
 
     corpus: Path
     """A corpus stage's folder."""
+    tokens: Path | None = None
+    """Where token stores are kept; null = in memory, for this objective alone."""
     split: Literal["train", "dev"]
     """Which rows of it."""
     tokenizer: Any

@@ -7,6 +7,7 @@ neither the batch it is in nor the rank matters, and its length is known without
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,9 +18,9 @@ from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
 from xbridge.data.sampling import Examples, Part, temperature_schedule, uniform
-from xbridge.data.tokens import TokenTable, starts_of
+from xbridge.data.tokens import Selection, TokenTable, joined, starts_of
 from xbridge.objectives.base import LossSum, Material
-from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, concatenate, make_batch, seq2seq_loss
+from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
 from xbridge.objectives.text import monolingual
 
 if TYPE_CHECKING:
@@ -57,18 +58,16 @@ def build(config: Config, material: Material) -> "Denoising":
     """The objective over mono.parquet of the corpus; `UserError` where a language has no text."""
     if material.conventions.mask is None:
         raise UserError("denoising needs a mask token, and this tokenizer has none; train one with the tokenizer stage")
-    languages, tables = monolingual(material, config.languages)
-    return Denoising(config, material, languages, tables)
+    languages, texts = monolingual(material, config.languages)
+    return Denoising(config, material, languages, texts)
 
 
 class Denoising:
-    """One part per language; a row is a string. `tables`: content tokens by language."""
+    """One part per language; a row is a string. `texts`: content tokens by language."""
 
-    def __init__(self, config: Config, material: Material, languages: tuple[str, ...], tables: "list[TokenTable]"):
-        kept = [
-            table.take(np.flatnonzero((table.lengths <= material.max_tokens) & (table.lengths > 0))) for table in tables
-        ]
-        self.num_dropped = sum(map(len, tables)) - sum(map(len, kept))
+    def __init__(self, config: Config, material: Material, languages: tuple[str, ...], texts: Sequence[Selection]):
+        kept = [text.select(np.flatnonzero(fits(text.lengths, material.max_tokens))) for text in texts]
+        self.num_dropped = sum(map(len, texts)) - sum(map(len, kept))
         for language, table in zip(languages, kept, strict=True):
             if not len(table):
                 raise UserError(f"max_tokens: no {language} string has at most {material.max_tokens} tokens")
@@ -78,13 +77,13 @@ class Denoising:
         self._layouts = Layouts(material.conventions, languages)
         assert material.conventions.mask is not None
         self._mask: int = material.conventions.mask
-        self._text = concatenate(kept)
+        self._text = joined(kept)
         self._first = starts_of(np.asarray([part.size for part in self.parts]))
         self._key = derive_seed(material.seed, "noise", material.split)
 
     def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them."""
-        text = self._text.lengths[self._rows(examples)]
+        text = self._text.lengths_of(self._rows(examples))
         removed, spans = self._spans(examples, text)
         return Lengths(
             text - removed + (spans >= 0).sum(axis=1) + self._layouts.source_extra,

@@ -132,15 +132,6 @@ def seq2seq_loss(
     return LossSum(total, batch.count)
 
 
-def concatenate(tables: Sequence[TokenTable]) -> TokenTable:
-    """One table of the rows of many, in order."""
-    ids = np.concatenate([table.ids for table in tables])
-    starts = [np.zeros(1, dtype=np.int64)]
-    for table in tables:
-        starts.append(table.starts[1:] + starts[-1][-1])
-    return TokenTable(ids, np.concatenate(starts))
-
-
 def fits(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.bool_]:
     """Which strings are trained on: not empty, and not longer than `max_tokens`."""
     return (lengths > 0) & (lengths <= max_tokens)

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbridge.core.errors import ConfigError, UserError
-from xbridge.core.files import read_table
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
 from xbridge.data.sampling import Examples, Part, permutation, random_bits, temperature_schedule
-from xbridge.data.tokens import TokenTable, encode, starts_of
+from xbridge.data.token_store import Store
+from xbridge.data.tokens import TokenTable, starts_of
 from xbridge.objectives.base import LossSum, Material
 from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
+from xbridge.objectives.text import store_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,26 +57,26 @@ class Config:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One language pair of the corpus as numbers of unique strings: `source` and `target`: (n,)."""
+    """One language pair of the corpus as numbers of unique strings: `source` and `target`: (n,), equal = same text."""
 
     source_lang: str
     target_lang: str
-    source: IntArray
-    target: IntArray
+    source: NDArray[np.int32]
+    target: NDArray[np.int32]
 
 
 def build(config: Config, material: Material) -> "Translation":
-    """The objective over bitext.parquet of the corpus; `UserError` for a direction that the corpus has no pairs for."""
-    texts, pairs = read_pairs(material.corpus / "bitext.parquet", material.split)
-    tokens = encode(material.tokenizer, texts)
-    fit = fits(tokens.lengths, material.max_tokens)
+    """The objective over the pairs of the corpus; `UserError` for a direction that it has none for."""
+    store = store_of(material)
+    pairs = read_pairs(store, material)
+    fit = fits(store.tokens.lengths, material.max_tokens)
     kept = [_fitting(pair, fit, material.max_tokens) for pair in pairs]  # before re-pairing: the control's text is MT's
     num_dropped = sum(len(pair.source) for pair in pairs) - sum(len(pair.source) for pair in kept)
     if config.shuffle_pairs:
         seed = derive_seed(material.seed, "repair", material.split)
         kept = [repaired(pair, derive_seed(seed, pair.target_lang)) for pair in kept]
     chosen = [_direction(kept, name, material.corpus) for name in _names(config.directions, kept)]
-    return Translation(config, material, chosen, tokens, num_dropped)
+    return Translation(config, material, chosen, store.tokens, num_dropped)
 
 
 class Translation:
@@ -101,7 +102,7 @@ class Translation:
     def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them."""
         rows = self._first[examples.part] + examples.row
-        source, target = self._tokens.lengths[self._source[rows]], self._tokens.lengths[self._target[rows]]
+        source, target = (self._tokens.lengths_of(side[rows]) for side in (self._source, self._target))
         return Lengths(
             source + self._layouts.source_extra,
             target + self._layouts.target_extra,
@@ -126,23 +127,16 @@ class Translation:
         return seq2seq_loss(model, batch, label_smoothing=config.label_smoothing, convention=config.smoothing)
 
 
-def read_pairs(file: Path, split: str) -> tuple[list[str], list[Pairs]]:
-    """The unique strings of a split, and its language pairs as numbers of them; `UserError` where there are none."""
-    table = read_table(file, ["split", "source_lang", "target_lang", "source", "target"])
-    here = np.flatnonzero(np.asarray(table["split"].to_pylist()) == split)
-    if not len(here):
-        raise UserError(f"{file}: no {split} pairs")
-    table = table.take(here)
-    number: dict[str, int] = {}
-    ids = [
-        np.asarray([number.setdefault(text, len(number)) for text in table[side].to_pylist()])
-        for side in ("source", "target")
+def read_pairs(store: Store, material: Material) -> list[Pairs]:
+    """The language pairs of the material's split; `UserError` where there are none."""
+    pairs = [
+        Pairs(source_lang, target_lang, columns["source"], columns["target"])
+        for (split, source_lang, target_lang), columns in store.tables.get("bitext", {}).items()
+        if split == material.split
     ]
-    languages = list(zip(table["source_lang"].to_pylist(), table["target_lang"].to_pylist(), strict=True))
-    which = {pair: index for index, pair in enumerate(dict.fromkeys(languages))}
-    numbers = np.asarray([which[pair] for pair in languages])
-    pairs = [Pairs(*pair, ids[0][numbers == index], ids[1][numbers == index]) for pair, index in which.items()]
-    return list(number), pairs
+    if not pairs:
+        raise UserError(f"{material.corpus}: holds no {material.split} pairs")
+    return pairs
 
 
 def repaired(pairs: Pairs, key: int) -> Pairs:
@@ -152,11 +146,11 @@ def repaired(pairs: Pairs, key: int) -> Pairs:
     distinct strings leave no such pairing.
     """
     n = len(pairs.source)
-    width = int(max(pairs.source.max(), pairs.target.max())) + 1
-    true = np.unique(pairs.source * width + pairs.target)
+    source = pairs.source.astype(np.int64) * (int(max(pairs.source.max(), pairs.target.max())) + 1)
+    true = np.unique(source + pairs.target)
     target = pairs.target[permutation(key, n)]
     for attempt in range(1, 200):
-        wrong = np.flatnonzero(np.isin(pairs.source * width + target, true) | (pairs.source == target))
+        wrong = np.flatnonzero(np.isin(source + target, true) | (pairs.source == target))
         if not len(wrong):
             return Pairs(pairs.source_lang, pairs.target_lang, pairs.source, target)
         others = (random_bits(key, np.asarray([attempt]), wrong) % np.uint64(n)).astype(np.int64)
@@ -196,16 +190,19 @@ def _direction(pairs: Sequence[Pairs], name: str, corpus: Path) -> Pairs:
     if source_lang not in from_pivot or target_lang not in from_pivot:
         known = ", ".join(sorted({pair.source_lang for pair in pairs} | set(from_pivot)))
         raise UserError(f"directions: {name}: the corpus {corpus} has no such language; it has {known}")
-    left, right = from_pivot[source_lang], from_pivot[target_lang]
-    targets: dict[int, list[int]] = {}
-    for pivot, text in zip(right.source.tolist(), right.target.tolist(), strict=True):
-        targets.setdefault(pivot, []).append(text)
-    joined = [
-        (text, other)
-        for pivot, text in zip(left.source.tolist(), left.target.tolist(), strict=True)
-        for other in targets.get(pivot, ())
-    ]
-    if not joined:
+    columns = _joined(from_pivot[source_lang], from_pivot[target_lang])
+    if not len(columns):
         raise UserError(f"directions: {name}: no string of {corpus} is translated into both languages")
-    columns = np.asarray(list(dict.fromkeys(joined)), dtype=np.int64)
     return Pairs(source_lang, target_lang, columns[:, 0], columns[:, 1])
+
+
+def _joined(left: Pairs, right: Pairs) -> NDArray[np.int32]:
+    """(m, 2) distinct pairs of targets that share a pivot string, in the order of `left`, then of `right`."""
+    order = np.argsort(right.source, kind="stable")
+    pivots = right.source[order]
+    first = np.searchsorted(pivots, left.source, side="left")
+    matches = np.searchsorted(pivots, left.source, side="right") - first
+    place = np.arange(matches.sum()) + np.repeat(first - (np.cumsum(matches) - matches), matches)
+    columns = np.stack([np.repeat(left.target, matches), right.target[order[place]]], axis=1)
+    _, once = np.unique(columns, axis=0, return_index=True)
+    return columns[np.sort(once)]

@@ -1,5 +1,6 @@
 """Where a training starts: from random weights, from a pretrained model, or on from another training."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ def generation_of(inputs: Inputs) -> int:
         return 0
     summary = inputs.init / "summary.json"
     return 1 + (int(read_json(summary)["generation"]) if summary.exists() else 0)
+
+
+def tokens_folder(out: Path) -> Path:
+    """Where the trainings whose folders stand beside `out` keep token stores: XBRIDGE_TOKENS, else `tokens` there.
+
+    All trainings of a study, runs/<study>/train/<name>, share runs/<study>/tokens.
+    """
+    if given := os.environ.get("XBRIDGE_TOKENS"):
+        return Path(given)
+    beside = out.resolve().parent
+    return (beside.parent if beside.name == "train" else beside) / "tokens"
 
 
 def start_of(config: Config, inputs: Inputs) -> Path | str | None:

@@ -17,7 +17,7 @@ from xbridge.core.console import log
 from xbridge.core.files import read_json, write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.training.config import Config, Inputs
-from xbridge.training.start import check_positions, generation_of, model_of, revision_of, start_of
+from xbridge.training.start import check_positions, generation_of, model_of, revision_of, start_of, tokens_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     check_positions(model, config)
     generation = generation_of(inputs)
     seed = derive_seed(config.seed, "generation", generation)
-    material = _material(config, inputs, model, tokenizer, seed)
+    material = _material(config, inputs, model, tokenizer, seed, tokens_folder(out))
     objective = config.objective.load().build(config.objective.config, material)
     trainer = Trainer(
         model,
@@ -94,12 +94,13 @@ def _identity(path: Path) -> str:
     return str(read_json(manifest)["digest"]) if manifest.exists() else str(path)
 
 
-def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int) -> "Material":
+def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int, tokens: Path) -> "Material":
     from xbridge.models.families import conventions_of
     from xbridge.objectives.base import Material
 
     return Material(
         corpus=inputs.corpus,
+        tokens=tokens,
         split="train",
         tokenizer=tokenizer,
         conventions=conventions_of(model.config.model_type, tokenizer),
