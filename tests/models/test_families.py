@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from xbridge.core.errors import UserError
-from xbridge.models.families import conventions_for, conventions_of, encode_source, max_positions
+from xbridge.models.encoding import encode_source, max_positions
+from xbridge.models.families import conventions_for, conventions_of
 
 
 class Vocabulary:
@@ -49,6 +50,27 @@ def test_nllb_has_our_codes_and_m2m100_its_own():
     m2m = conventions_of("m2m_100", Vocabulary(__de__=128020, __en__=128022))
     assert m2m.family.name == "m2m100"
     assert m2m.target("deu_Latn") == ([2, 128020], [2])
+
+
+def test_marian_and_mt5_start_with_padding():
+    class OpusMt(Vocabulary):
+        eos_token_id, pad_token_id, mask_token_id = 0, 58100, None
+
+    one = conventions_of("marian", OpusMt())
+    assert (one.family.name, one.source("eng_Latn", "deu_Latn"), one.target("deu_Latn")) == (
+        "marian", ([], [0]), ([58100], [0]),
+    )  # fmt: skip
+    many = conventions_of(
+        "marian", OpusMt(**{">>deu<<": 101, ">>es_AR<<": 90, ">>es<<": 102, ">>cmn_Hans<<": 103, ">>pt_br<<": 104})
+    )
+    assert many.source("eng_Latn", "spa_Latn") == ([102], [0])
+    assert many.languages == {"deu_Latn": 101, "spa_Latn": 102, "zho_Hans": 103, "por_Latn_BR": 104}
+
+    class Mt5(Vocabulary):
+        eos_token_id, pad_token_id, mask_token_id = 1, 0, None
+
+    assert conventions_of("mt5", Mt5()).target("deu_Latn") == ([0], [1])
+    assert conventions_of("mt5", Mt5(**{"<extra_id_0>": 250099})).mask == 250099
 
 
 def test_a_language_without_a_token_is_named_with_those_there_are(toy_tokenizer):
@@ -105,11 +127,11 @@ def test_a_model_without_language_tokens_reads_what_its_tokenizer_puts_around_a_
 
 
 def test_its_decoder_starts_with_the_token_that_the_model_names_also_when_that_is_token_0():
-    model = config_model("t5", decoder_start_token_id=0)
+    model = config_model("bart", decoder_start_token_id=0)
     conventions = conventions_for(model, templated("$A </s>", pad_token="<pad>", eos_token="</s>"))
     assert conventions.target("deu_Latn") == ([0], [2])
     with pytest.raises(UserError, match="does not say what its decoder starts with; set decoder_start_token_id"):
-        conventions_for(config_model("t5", decoder_start_token_id=None), templated("$A </s>", eos_token="</s>"))
+        conventions_for(config_model("bart", decoder_start_token_id=None), templated("$A </s>", eos_token="</s>"))
 
 
 def test_without_a_padding_token_the_end_token_pads():

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from xbridge.core.errors import ConfigError
-from xbridge.models.families import conventions_of, encode_source
+from xbridge.models.encoding import encode_source
+from xbridge.models.families import conventions_of
 from xbridge.models.loading import new_mbart, quiet
 from xbridge.models.sites import SUBLAYERS, default_sites, match_sites, site_names, stacks_of, states_at
 

@@ -12,9 +12,9 @@ ENG, DEU, EOS, PAD, NO = 29, 30, 2, 1, -100
 
 
 def batch_of(tokenizer, *, scored=True):
-    layouts = Layouts(conventions_of("mbart", tokenizer), ["eng_Latn", "deu_Latn"])
+    layouts = Layouts(conventions_of("mbart", tokenizer), [("eng_Latn", "deu_Latn"), ("deu_Latn", "eng_Latn")])
     source, target = from_rows([[4, 5, 6], [12]]), from_rows([[12, 13], [4, 5, 6, 7]])
-    return make_batch(layouts, source, np.asarray([0, 1]), target, np.asarray([1, 0]), scored=scored)
+    return make_batch(layouts, source, target, np.asarray([0, 1]), scored=scored)
 
 
 def test_the_layout_is_mbart50s(toy_tokenizer):

@@ -18,7 +18,8 @@ from torch.nn.functional import embedding_bag
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import settle_environment
 from xbridge.data.languages import language
-from xbridge.models.families import Conventions, conventions_for, max_positions
+from xbridge.models.encoding import max_positions
+from xbridge.models.families import Conventions, conventions_for
 from xbridge.models.loading import check_vocabulary, load_backbone, load_tokenizer, save_model
 from xbridge.models.sites import default_sites, is_decoder_site, match_sites, stacks_of, states_at
 from xbridge.ops.masked_pool import Pooling, masked_pool

@@ -98,21 +98,22 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chunk: int = 8192) -> TokenT
     return from_rows(rows)
 
 
-def layout(
-    table: TokenTable, *, prefix: NDArray[np.int32], suffix: NDArray[np.int32], pad: int, width: int = 0
-) -> NDArray[np.int64]:
-    """Rows as a matrix `prefix row suffix pad ...`, as wide as the longest row or `width`.
+def side_by_side(tables: Sequence[TokenTable]) -> TokenTable:
+    """Row i of the result is row i of every table, one after the other."""
+    lengths = np.stack([table.lengths for table in tables])
+    starts = starts_of(lengths.sum(axis=0))
+    ids = np.empty(int(starts[-1]), dtype=np.int32)
+    place = starts[:-1].copy()
+    for table, own in zip(tables, lengths, strict=True):
+        ids[np.arange(len(table.ids)) + np.repeat(place - table.starts[:-1], own)] = table.ids
+        place += own
+    return TokenTable(ids, starts)
 
-    prefix: (n, p), suffix: (n, s), so that they may differ by row. Returns (n, width) int64.
-    """
+
+def padded(table: TokenTable, pad: int) -> NDArray[np.int64]:
+    """Rows as a matrix as wide as the longest: (n, width) int64."""
     lengths = table.lengths
-    n, before = prefix.shape
-    after = suffix.shape[1]
-    width = max(width, before + after + int(lengths.max(initial=0)))
-    matrix = np.full((n, width), pad, dtype=np.int64)
-    matrix[:, :before] = prefix
-    rows = np.repeat(np.arange(n), lengths)
-    matrix[rows, np.arange(len(table.ids)) - np.repeat(table.starts[:-1], lengths) + before] = table.ids
-    for column in range(after):
-        matrix[np.arange(n), before + lengths + column] = suffix[:, column]
+    matrix = np.full((len(table), int(lengths.max(initial=0))), pad, dtype=np.int64)
+    rows = np.repeat(np.arange(len(table)), lengths)
+    matrix[rows, np.arange(len(table.ids)) - np.repeat(table.starts[:-1], lengths)] = table.ids
     return matrix

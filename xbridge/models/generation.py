@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xbridge.core.errors import UserError
 from xbridge.data.tokens import encode
-from xbridge.models.families import Conventions, encode_source
+from xbridge.models.encoding import encode_source
+from xbridge.models.families import Conventions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,8 +110,8 @@ def _search(
     import torch
 
     device = model.get_input_embeddings().weight.device
-    texts, languages = [request.text for request in requests], [request.source_lang for request in requests]
-    sources = encode_source(texts, languages, tokenizer, conventions, max_tokens=search.max_new_tokens)
+    texts, languages, targets = (list(column) for column in zip(*requests, strict=True))
+    sources = encode_source(texts, languages, tokenizer, conventions, max_tokens=search.max_new_tokens, targets=targets)
     prefixes = torch.tensor([conventions.target(request.target_lang)[0] for request in requests], device=device)
     with torch.no_grad():  # not inference_mode: ZeRO 3 writes the gathered parameters in place
         output: Tensor = model.generate(

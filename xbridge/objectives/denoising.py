@@ -74,7 +74,7 @@ class Denoising:
         self.parts = [Part(name=name, size=len(table)) for name, table in zip(languages, kept, strict=True)]
         self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
-        self._layouts = Layouts(material.conventions, languages)
+        self._layouts = Layouts(material.conventions, [(language, language) for language in languages])
         assert material.conventions.mask is not None
         self._mask: int = material.conventions.mask
         self._text = joined(kept)
@@ -86,15 +86,15 @@ class Denoising:
         text = self._text.lengths_of(self._rows(examples))
         removed, spans = self._spans(examples, text)
         return Lengths(
-            text - removed + (spans >= 0).sum(axis=1) + self._layouts.source_extra,
-            text + self._layouts.target_extra,
-            text + self._layouts.scored_extra,
+            text - removed + (spans >= 0).sum(axis=1) + self._layouts.source_extra[examples.part],
+            text + self._layouts.target_extra[examples.part],
+            text + self._layouts.scored_extra[examples.part],
         )
 
     def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch:
         """The noisy strings and the whole ones."""
         target = self._text.take(self._rows(examples))
-        return make_batch(self._layouts, self.noisy(examples), examples.part, target, examples.part, scored=scored)
+        return make_batch(self._layouts, self.noisy(examples), target, examples.part, scored=scored)
 
     def loss(self, model: "nn.Module", batch: Seq2SeqBatch) -> LossSum:
         """Summed cross-entropy of the whole strings."""

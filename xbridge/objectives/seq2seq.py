@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbridge.data.tokens import TokenTable, layout
+from xbridge.data.tokens import TokenTable, from_rows, padded, side_by_side
 from xbridge.objectives.base import LossSum
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xbridge.models.families import Conventions
     from xbridge.ops.linear_cross_entropy import Smoothing
 
+IntArray = NDArray[np.int64]
 IGNORED = -100
 
 
@@ -40,66 +41,45 @@ class Seq2SeqBatch:
 
 
 class Layouts:
-    """Prefix and suffix ids by language number, as arrays, for `languages` in their order."""
+    """What stands around the texts of each direction: pairs of source and target language, in their order."""
 
-    def __init__(self, conventions: "Conventions", languages: Sequence[str]):
+    def __init__(self, conventions: "Conventions", directions: Sequence[tuple[str, str]]):
         self.pad = conventions.pad
-        sources = [conventions.source(language) for language in languages]
-        targets = [conventions.target(language) for language in languages]
-        self.source_prefix, self.source_suffix = (_matrix([pair[side] for pair in sources]) for side in (0, 1))
-        self.target_prefix, self.target_suffix = (_matrix([pair[side] for pair in targets]) for side in (0, 1))
+        sources = [conventions.source(source, target) for source, target in directions]
+        targets = [conventions.target(target) for _, target in directions]
+        self.before_source, self.after_source = (from_rows([pair[side] for pair in sources]) for side in (0, 1))
+        self.before_target, self.after_target = (from_rows([pair[side] for pair in targets]) for side in (0, 1))
+        self.source_extra: IntArray = self.before_source.lengths + self.after_source.lengths
+        """(directions,) special tokens per source."""
+        self.target_extra: IntArray = self.before_target.lengths + self.after_target.lengths - 1
+        """(directions,) special tokens per decoder input: the whole sequence without its last token."""
+        self.scored_extra: IntArray = self.after_target.lengths
+        """(directions,) scored special tokens per target: `</s>`."""
 
-    @property
-    def source_extra(self) -> int:
-        """Special tokens per source."""
-        return int(self.source_prefix.shape[1] + self.source_suffix.shape[1])
-
-    @property
-    def target_extra(self) -> int:
-        """Special tokens per decoder input: the whole sequence without its last token."""
-        return int(self.target_prefix.shape[1] + self.target_suffix.shape[1]) - 1
-
-    @property
-    def scored_extra(self) -> int:
-        """Scored special tokens per target: `</s>`."""
-        return int(self.target_suffix.shape[1])
+    def longest(self, max_tokens: int) -> int:
+        """The longest sequence around a text of `max_tokens`."""
+        return max_tokens + int(max(self.source_extra.max(), self.target_extra.max()))
 
 
 def make_batch(
-    layouts: Layouts,
-    source: TokenTable,
-    source_language: NDArray[np.int64],
-    target: TokenTable,
-    target_language: NDArray[np.int64],
-    *,
-    scored: bool = True,
+    layouts: Layouts, source: TokenTable, target: TokenTable, direction: IntArray, *, scored: bool = True
 ) -> Seq2SeqBatch:
-    """Lay out content tokens; the languages are numbers into `layouts`, (n,) each."""
+    """Lay out content tokens; the directions are numbers into `layouts`, (n,)."""
     import torch
 
-    input_ids = layout(
-        source,
-        prefix=layouts.source_prefix[source_language],
-        suffix=layouts.source_suffix[source_language],
-        pad=layouts.pad,
-    )
-    whole = layout(
-        target,
-        prefix=layouts.target_prefix[target_language],
-        suffix=layouts.target_suffix[target_language],
-        pad=layouts.pad,
+    sources = side_by_side([layouts.before_source.take(direction), source, layouts.after_source.take(direction)])
+    input_ids = padded(sources, layouts.pad)
+    whole = padded(
+        side_by_side([layouts.before_target.take(direction), target, layouts.after_target.take(direction)]), layouts.pad
     )
     columns = np.arange(whole.shape[1])
-    end = (target.lengths + layouts.target_extra + 1)[:, None]
-    labels = np.where(columns < end, whole, IGNORED)
-    labels[:, : layouts.target_prefix.shape[1]] = IGNORED
-    if not scored:
-        labels[:] = IGNORED
-    lengths = (source.lengths + layouts.source_extra)[:, None]
+    end = (target.lengths + layouts.target_extra[direction] + 1)[:, None]
+    is_scored = (columns >= layouts.before_target.lengths[direction][:, None]) & (columns < end)
+    labels = np.where(is_scored & scored, whole, IGNORED)
     decoder_input_ids = np.where(columns[:-1] < end - 1, whole[:, :-1], layouts.pad)
     return Seq2SeqBatch(
         torch.from_numpy(input_ids),
-        torch.from_numpy((np.arange(input_ids.shape[1]) < lengths).astype(np.int64)),
+        torch.from_numpy((np.arange(input_ids.shape[1]) < sources.lengths[:, None]).astype(np.int64)),
         torch.from_numpy(decoder_input_ids),
         torch.from_numpy(np.ascontiguousarray(labels[:, 1:])),
         int((labels[:, 1:] != IGNORED).sum()),
@@ -140,7 +120,3 @@ def fits(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.bool_]:
 def _output_bias(model: Any) -> "Tensor | None":
     bias: Tensor | None = getattr(model, "final_logits_bias", None)
     return bias[0] if bias is not None and bool(bias.any()) else None
-
-
-def _matrix(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    return np.asarray(rows, dtype=np.int32).reshape(len(rows), -1)

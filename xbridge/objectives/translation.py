@@ -89,11 +89,7 @@ class Translation:
         self.parts = [Part(name=f"{pair.source_lang}-{pair.target_lang}", size=len(pair.source)) for pair in directions]
         self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
-        languages = list(dict.fromkeys(lang for pair in directions for lang in (pair.source_lang, pair.target_lang)))
-        number = {language: index for index, language in enumerate(languages)}
-        self._source_language = np.asarray([number[pair.source_lang] for pair in directions])
-        self._target_language = np.asarray([number[pair.target_lang] for pair in directions])
-        self._layouts = Layouts(material.conventions, languages)
+        self._layouts = Layouts(material.conventions, [(pair.source_lang, pair.target_lang) for pair in directions])
         self._source = np.concatenate([pair.source for pair in directions])
         self._target = np.concatenate([pair.target for pair in directions])
         self._first = starts_of(np.asarray([part.size for part in self.parts]))
@@ -104,9 +100,9 @@ class Translation:
         rows = self._first[examples.part] + examples.row
         source, target = (self._tokens.lengths_of(side[rows]) for side in (self._source, self._target))
         return Lengths(
-            source + self._layouts.source_extra,
-            target + self._layouts.target_extra,
-            target + self._layouts.scored_extra,
+            source + self._layouts.source_extra[examples.part],
+            target + self._layouts.target_extra[examples.part],
+            target + self._layouts.scored_extra[examples.part],
         )
 
     def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch:
@@ -115,9 +111,8 @@ class Translation:
         return make_batch(
             self._layouts,
             self._tokens.take(self._source[rows]),
-            self._source_language[examples.part],
             self._tokens.take(self._target[rows]),
-            self._target_language[examples.part],
+            examples.part,
             scored=scored,
         )
 

@@ -62,7 +62,9 @@ def model_of(config: Config, start: Path | str | None, tokenizer: Any) -> Any:
 
 def check_positions(model: Any, config: Config) -> None:
     """`ConfigError` where the longest string does not fit the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    from xbridge.models.encoding import position_limit
+
+    positions = position_limit(model)
     if positions is not None and positions < config.max_tokens + 3:
         raise ConfigError(
             "max_tokens", f"{config.max_tokens} and 3 special tokens exceed the model's {positions} positions"

@@ -95,7 +95,7 @@ def _identity(path: Path) -> str:
 
 
 def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int, tokens: Path) -> "Material":
-    from xbridge.models.families import conventions_of
+    from xbridge.models.families import conventions_for
     from xbridge.objectives.base import Material
 
     return Material(
@@ -103,7 +103,7 @@ def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: 
         tokens=tokens,
         split="train",
         tokenizer=tokenizer,
-        conventions=conventions_of(model.config.model_type, tokenizer),
+        conventions=conventions_for(model, tokenizer),
         max_tokens=config.max_tokens,
         seed=seed,
         temperature=config.temperature,
