@@ -14,6 +14,7 @@ from xbridge.objectives.base import LossSum
 from xbridge.training.metrics_log import MetricsLog, read_metrics
 from xbridge.training.optim import OptimConfig
 from xbridge.training.trainer import Trainer
+from xbridge.training.validation import Findings
 
 
 class Regression:
@@ -96,7 +97,7 @@ def test_a_gradient_above_the_limit_is_scaled_down_to_it(tmp_path):
 
 
 def test_every_step_has_a_line_with_all_counts(tmp_path):
-    trainer, _ = trainer_of(tmp_path, validate=lambda model, poll: {"dev": 1.5}, validate_every=4)
+    trainer, _ = trainer_of(tmp_path, validate=lambda step, model, poll: Findings({"dev": 1.5}), validate_every=4)
     trainer.run()
     found = steps(tmp_path)
     assert [line["step"] for line in found] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8]

@@ -133,10 +133,10 @@ class TokenPlan:
             batches.append(self._source.collate(examples.take(rows if has_rows else slice(1)), scored=has_rows))
         return batches
 
-    def ledger(self) -> dict[str, dict[str, float]]:
-        """Per part: examples drawn and epochs (draws / size)."""
-        parts = self._source.parts
-        drawn = np.bincount(self._examples.part[: self._starts[self.num_steps]], minlength=len(parts))
+    def ledger(self, num_steps: int | None = None) -> dict[str, dict[str, float]]:
+        """Per part: examples drawn and epochs (draws / size) by the first `num_steps` batches; None = by all."""
+        parts, end = self._source.parts, self.num_steps if num_steps is None else num_steps
+        drawn = np.bincount(self._examples.part[: self._starts[end]], minlength=len(parts))
         return {
             part.name: {"examples": int(count), "epochs": round(float(count / part.size), 4)}
             for part, count in zip(parts, drawn, strict=True)

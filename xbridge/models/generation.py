@@ -61,8 +61,8 @@ def translate(
         raise UserError(
             f"a model of type {whole.config.model_type!r} has no encoder and decoder, so it cannot translate"
         )
-    rank, world_size = _place()
-    is_sharded = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    rank, world_size = rank_and_size()
+    in_step = is_sharded(model)
     lengths = encode(tokenizer, [request.text for request in requests]).lengths.clip(max=search.max_new_tokens)
     batches = batches_of((lengths + conventions.num_around()).tolist(), search)
     found = torch.zeros(len(requests), search.max_new_tokens, dtype=torch.int64)
@@ -73,16 +73,49 @@ def translate(
             if between is not None:
                 between()
             has_batch = first + rank < len(batches)
-            if not has_batch and not is_sharded:
+            if not has_batch and not in_step:
                 break
             chosen = batches[first + rank if has_batch else -1]
-            output = _search(whole, tokenizer, conventions, [requests[i] for i in chosen], search, in_step=is_sharded)
+            output = _search(whole, tokenizer, conventions, [requests[i] for i in chosen], search, in_step=in_step)
             if has_batch:
                 found[chosen] = conventions.pad
                 found[chosen, : output.shape[1]] = output.cpu()
     finally:
         model.train(was_training)
     return [text.strip() for text in tokenizer.batch_decode(_sum(found, whole), skip_special_tokens=True)]
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Rank and number of ranks of the process group; (0, 1) without one."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def is_sharded(model: "nn.Module") -> bool:
+    """True under ZeRO 3: every forward pass is then one of all ranks together."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def first_rank_says(work: Callable[[], Any]) -> Any:
+    """What `work` returns on rank 0, on every rank; its `UserError` too, so that no rank waits for one that left."""
+    import torch.distributed as dist
+
+    rank, world_size = rank_and_size()
+    if world_size == 1:
+        return work()
+    said: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            said[0] = work()
+        except UserError as error:
+            said[1] = str(error)
+    dist.broadcast_object_list(said)
+    if said[1] is not None:
+        raise UserError(said[1])
+    return said[0]
 
 
 def batches_of(lengths: Sequence[int], search: Search) -> list[list[int]]:
@@ -129,20 +162,11 @@ def _search(
     return output[:, prefixes.shape[1] :]
 
 
-def _place() -> tuple[int, int]:
-    """Rank and world size of the process group; (0, 1) without one."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
-
-
 def _sum(rows: "Tensor", model: Any) -> "Tensor":
     """Every row is filled on one rank and zero on the others: their sum is the whole."""
     import torch.distributed as dist
 
-    if _place()[1] == 1:
+    if rank_and_size()[1] == 1:
         return rows
     rows = rows.to(model.get_input_embeddings().weight.device)  # NCCL knows no other
     dist.all_reduce(rows)

@@ -8,7 +8,9 @@ from xbridge.core.config import InputPathOrId, Plugin, undigested
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Budget
 from xbridge.data.sampling import Schedule, check_schedule
+from xbridge.training.monitor import EarlyStopping, mode_of
 from xbridge.training.optim import OptimConfig
+from xbridge.training.translation_scores import TranslationScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class ZeroConfig:
     """Where the parameters live; stage 3 only."""
 
 
-_OPTIM, _ZERO = OptimConfig(), ZeroConfig()
+_OPTIM, _ZERO, _EARLY_STOPPING = OptimConfig(), ZeroConfig(), EarlyStopping()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,10 @@ class Config:
     """Held-out examples per language or direction; 0 = no validation."""
     validate_every: int = 0
     """Updates between validations; 0 = only before and after."""
+    translation_scores: TranslationScores | None = None
+    """Translate held-out pairs and score them; null = losses only."""
+    early_stopping: EarlyStopping = _EARLY_STOPPING
+    """What makes one validation better than another, and when to stop for want of a better one."""
     save_every: int = undigested(200)
     """Updates between checkpoints; 0 = only when a signal stops the run."""
     keep_checkpoints: int = undigested(2)
@@ -115,6 +121,17 @@ class Config:
         for name in (*lowest, "validation_rows", "validate_every", "save_every", "keep_after"):
             if getattr(self, name) < lowest.get(name, 0):
                 raise ConfigError(name, f"must be at least {lowest.get(name, 0)}, got {getattr(self, name)}")
+        scores = self.translation_scores
+        if scores is not None and scores.every and (not self.validate_every or scores.every % self.validate_every):
+            raise ConfigError(
+                "translation_scores.every",
+                f"{scores.every} is not a multiple of validate_every, which is {self.validate_every}",
+            )
+        stopping = self.early_stopping
+        if stopping.patience and not self.validate_every:
+            raise ConfigError("early_stopping.patience", "needs validations between: set validate_every")
+        if stopping.patience and mode_of(stopping.metric) == "max" and not (scores and scores.every):
+            raise ConfigError("early_stopping.metric", f"{stopping.metric} needs translation_scores.every")
         check_schedule("temperature", self.temperature, lowest=1)
 
 

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from xbridge.core.config import digest_of
 from xbridge.core.console import log
+from xbridge.core.errors import ConfigError
 from xbridge.core.files import read_json, write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.training.config import Config, Inputs
+from xbridge.training.monitor import EarlyStopping
 from xbridge.training.start import check_positions, generation_of, model_of, revision_of, start_of, tokens_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from xbridge.objectives.base import Material, Objective
+    from xbridge.training.monitor import Monitor
     from xbridge.training.trainer import Totals
+    from xbridge.training.validation import Validator
 
 __all__ = ["VERSION", "Config", "Inputs", "run"]
 
@@ -35,6 +39,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     """Train and write `out`; continues where an interrupted run of the same config stopped."""
     from xbridge.models.loading import check_vocabulary, load_tokenizer, save_model
     from xbridge.training.checkpoint import claim
+    from xbridge.training.monitor import Monitor
     from xbridge.training.trainer import Trainer
 
     claim(out, run_key(config, inputs))
@@ -51,10 +56,11 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     seed = derive_seed(config.seed, "generation", generation)
     material = _material(config, inputs, model, tokenizer, seed, tokens_folder(out))
     objective = config.objective.load().build(config.objective.config, material)
+    plan = _plan(config, objective, seed)
     trainer = Trainer(
         model,
         objective.loss,
-        plan := _plan(config, objective, seed),
+        plan,
         config.optim,
         out,
         seed=seed,
@@ -62,8 +68,9 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         zero=config.zero,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        validate=_validation(config, material),
+        validate=_validator(config, material, objective, plan.num_steps, out),
         validate_every=config.validate_every,
+        monitor=(monitor := Monitor.of(config.early_stopping)),
     )
     facts = {"steps": plan.num_steps, **plan.totals()._asdict(), "parameters": num_parameters(model)}
     log("plan", **facts, dropped=objective.num_dropped)
@@ -71,9 +78,8 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     state = trainer.state_dict()
     if trainer.is_main:
         _save(model, tokenizer, out / "model", state, save_model)
-        write_json(
-            out / "summary.json", _summary(config, totals, facts, plan.ledger(), objective.num_dropped, generation)
-        )
+        facts |= {"generation": generation, "dropped_overlong": objective.num_dropped}
+        write_json(out / "summary.json", _summary(config, totals, facts, plan.ledger(totals.steps), monitor))
         _remove_checkpoints(out / "checkpoints", config.keep_after)
     trainer.wait()
 
@@ -124,16 +130,33 @@ def _plan(config: Config, objective: "Objective", seed: int) -> Any:
     )
 
 
-def _validation(config: Config, material: "Material") -> Any:
-    """A function of the model: mean loss per part of the objective on the same held-out examples every time."""
-    if not config.validation_rows:
-        return None
+def _validator(
+    config: Config, material: "Material", objective: "Objective", num_steps: int, out: Path
+) -> "Validator | None":
+    """What is done at a validation, always on the same held-out examples; None where the config asks for nothing."""
     from dataclasses import replace
 
-    from xbridge.training.validation import Validation
+    from xbridge.training.translation_scores import TranslationValidation, directions_of
+    from xbridge.training.validation import Validation, Validator, numbers_of
 
-    held_out = config.objective.load().build(config.objective.config, replace(material, split="dev", seed=0))
-    return Validation(held_out, rows=config.validation_rows, batch_tokens=4 * config.batch_tokens)
+    losses, translations, scores = None, None, config.translation_scores
+    parts = [part.name for part in objective.parts]
+    if config.validation_rows:
+        held_out = config.objective.load().build(config.objective.config, replace(material, split="dev", seed=0))
+        losses = Validation(held_out, rows=config.validation_rows, batch_tokens=4 * config.batch_tokens)
+    directions = directions_of(scores, parts) if scores else []
+    if scores:
+        translations = TranslationValidation(
+            scores, directions, material.corpus, out / "translations", material.tokenizer, material.conventions
+        )
+    known = numbers_of(parts if losses else [], directions, scores.names() if scores else [])
+    if config.early_stopping != EarlyStopping() and config.early_stopping.metric not in known:
+        raise ConfigError("early_stopping.metric", f"{config.early_stopping.metric!r} is none of {', '.join(known)}")
+
+    def is_due(step: int) -> bool:
+        return step in (0, num_steps) or bool(scores and scores.every and step % scores.every == 0)
+
+    return Validator(losses, translations, is_due) if losses or translations else None
 
 
 def _save(model: Any, tokenizer: Any, folder: Path, state: Any, save_model: Any) -> None:
@@ -145,15 +168,11 @@ def _save(model: Any, tokenizer: Any, folder: Path, state: Any, save_model: Any)
 
 
 def _summary(
-    config: Config,
-    totals: "Totals",
-    facts: Mapping[str, int],
-    ledger: Mapping[str, Any],
-    num_dropped: int,
-    generation: int,
+    config: Config, totals: "Totals", facts: Mapping[str, int], ledger: Mapping[str, Any], monitor: "Monitor"
 ) -> dict[str, Any]:
     warnings = []
-    losses = [loss for name, loss in (totals.validation or {}).items() if "-" not in name]
+    found = totals.validation
+    losses = [loss for name, loss in (found.losses.items() if found else ()) if "-" not in name]
     mean = sum(losses) / len(losses) if losses else None
     if config.objective.type == "denoising" and totals.steps and mean is not None and mean > WARN_LOSS:
         warnings.append(
@@ -163,15 +182,17 @@ def _summary(
         log("warning", message=warnings[0])
     return {
         "steps": totals.steps,
+        "stopped_early": monitor.reason() if totals.steps < facts["steps"] else None,
         "budget": asdict(config.budget),
         "tokens": totals.tokens._asdict(),
         "padding_share": round(1 - totals.tokens.nonpad / totals.tokens.padded, 4) if totals.steps else None,
         "loss": totals.loss,
-        "validation": dict(totals.validation) if totals.validation else None,
+        **(found.line() if found else {"validation": None}),
+        "best": {"metric": monitor.metric, "value": monitor.best, "step": monitor.best_step},
         "seconds": round(totals.seconds, 3),
         "parameters": facts["parameters"],
-        "generation": generation,
-        "dropped_overlong": num_dropped,
+        "generation": facts["generation"],
+        "dropped_overlong": facts["dropped_overlong"],
         "ledger": ledger,
         "warnings": warnings,
     }

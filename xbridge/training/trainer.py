@@ -22,18 +22,19 @@ from xbridge.core.console import progress
 from xbridge.core.errors import UserError
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Counts
-from xbridge.objectives.base import PartLosses
 from xbridge.training.config import ZeroConfig
 from xbridge.training.engine import Engine, LossFunction, PlainEngine
 from xbridge.training.metrics_log import MetricsLog
+from xbridge.training.monitor import Monitor
 from xbridge.training.optim import OptimConfig, learning_rate
 from xbridge.training.placement import Precision, find_place
 from xbridge.training.signals import StopSignals
+from xbridge.training.validation import Findings, Poll
 from xbridge.training.zero import ZeroEngine, deepspeed_plugin
 
-Validator = Callable[[nn.Module, Callable[[], None]], PartLosses]
-"""`validate(model, poll)`: mean losses by name. It calls `poll()` between its batches, equally often on every rank; a
-run that is asked to stop leaves it there by an exception and does the whole validation again when it continues."""
+Validate = Callable[[int, nn.Module, Poll], Findings]
+"""`validate(step, model, poll)` calls `poll()` between its batches, equally often on every rank; a run that is asked
+to stop leaves it there by an exception and does the whole validation again when it continues."""
 
 
 class BatchPlan(Protocol):
@@ -63,8 +64,8 @@ class Totals:
     """Mean loss of the last update; None without updates."""
     tokens: Counts
     seconds: float
-    validation: PartLosses | None
-    """Last validation losses."""
+    validation: Findings | None
+    """What the last validation found."""
     validated_at: int
     """Updates before the last validation; -1 = there was none."""
 
@@ -74,7 +75,7 @@ class Trainer:
 
     `loss(model, batch)` gives a LossSum for one micro-batch. `validate` is called before the first update, every
     `validate_every` updates (0 = never between) and after the last. `save_every` is in updates; with 0 a checkpoint is
-    only written when a signal stops the run.
+    only written when a signal stops the run. The run ends early where `monitor` says so after a validation.
     """
 
     def __init__(
@@ -90,11 +91,13 @@ class Trainer:
         zero: ZeroConfig | None = None,
         save_every: int = 0,
         keep_checkpoints: int = 2,
-        validate: Validator | None = None,
+        validate: Validate | None = None,
         validate_every: int = 0,
+        monitor: Monitor | None = None,
     ):
         self._plan, self._optim, self._folder, self._seed = plan, optim, folder, seed
         self._validate, self._validate_every, self._save_every = validate, validate_every, save_every
+        self._monitor = monitor or Monitor("loss", "min")
         self._engine = make_engine(model, loss, optim, precision, zero or ZeroConfig())
         self._place = self._engine.place
         self._log = MetricsLog(folder / "metrics.jsonl", writes=self.is_main)
@@ -115,7 +118,7 @@ class Trainer:
                 while True:
                     if self._validation_is_due(done):
                         done = self._validated(done, signals)
-                    if done.steps == self._plan.num_steps:
+                    if done.steps == self._plan.num_steps or self._monitor.should_stop:
                         return done
                     if self._save_every and done.steps % self._save_every == 0 and done.steps:
                         self._save(done)
@@ -202,18 +205,19 @@ class Trainer:
 
         self._engine.train(False)
         try:
-            losses = self._engine.apply(lambda model: validate(model, poll))
+            found: Findings = self._engine.apply(lambda model: validate(done.steps, model, poll))
         except _Stop:
             if done.steps:
                 self._save(done)
             raise stop.interrupted() from None
         self._engine.train(True)
-        self._log.write({"step": done.steps, "validation": dict(losses)})
-        return replace(done, validation=losses, validated_at=done.steps)
+        self._log.write({"step": done.steps, **found.line()})
+        self._monitor.update(done.steps, found.numbers())
+        return replace(done, validation=found, validated_at=done.steps)
 
     def _save(self, done: Totals) -> None:
         if done.steps != self._saved:
-            self._checkpoints.save(done.steps, _to_json(done))
+            self._checkpoints.save(done.steps, {**_to_json(done), "monitor": self._monitor.state()})
             self._saved = done.steps
 
     def _resume(self) -> Totals:
@@ -221,6 +225,8 @@ class Trainer:
         self._engine.train(True)
         state = self._checkpoints.load_newest()
         done = _from_json(state) if state else Totals(0, None, Counts(0, 0, 0), 0.0, None, -1)
+        if state:
+            self._monitor.load(state["monitor"])
         if done.steps > self._plan.num_steps:
             raise UserError(
                 f"{self._folder}/checkpoints: holds step {done.steps}, the run has {self._plan.num_steps}; "
@@ -251,13 +257,13 @@ def make_engine(
 
 
 def _to_json(done: Totals) -> dict[str, Any]:
-    validation = None if done.validation is None else dict(done.validation)
+    validation = None if done.validation is None else done.validation.line()
     return {"steps": done.steps, "loss": done.loss, "tokens": list(done.tokens), "seconds": done.seconds,
             "validation": validation, "validated_at": done.validated_at}  # fmt: skip
 
 
 def _from_json(state: Mapping[str, Any]) -> Totals:
+    validation = None if state["validation"] is None else Findings.from_line(state["validation"])
     return Totals(
-        state["steps"], state["loss"], Counts(*state["tokens"]), state["seconds"], state["validation"],
-        state["validated_at"],
-    )  # fmt: skip
+        state["steps"], state["loss"], Counts(*state["tokens"]), state["seconds"], validation, state["validated_at"]
+    )

@@ -49,7 +49,7 @@ def score(
     target_lang: str,
     *,
     lowercase: bool = False,
-    pieces: str = "",
+    pieces: str | None = None,
 ) -> Scored:
     """Score hypotheses against one reference each. `target_lang` (`zho_Hans`) chooses BLEU's tokeniser.
 
@@ -62,7 +62,7 @@ def score(
     return Scored(float(value), str(judge.get_signature()))
 
 
-def check_metrics(metrics: Sequence[Metric], pieces: str = "") -> None:
+def check_metrics(metrics: Sequence[Metric], pieces: str | None = None) -> None:
     """`UserError` where a metric cannot be computed here, so that a run fails before its first step."""
     try:
         import sacrebleu  # noqa: F401
@@ -75,7 +75,7 @@ def check_metrics(metrics: Sequence[Metric], pieces: str = "") -> None:
         )
 
 
-def pieces_file(pieces: str = "") -> Path:
+def pieces_file(pieces: str | None = None) -> Path:
     """The sentencepiece model of spBLEU: the one named, or sacrebleu's copy of FLORES-200's."""
     if pieces:
         return Path(pieces)
@@ -91,7 +91,7 @@ def bleu_tokenizer(lang: str) -> str:
     return "zh" if script in ("Hans", "Hant") else "char" if script in UNSPACED_SCRIPTS else "13a"
 
 
-def _judge(metric: Metric, target_lang: str, lowercase: bool, pieces: str) -> Any:
+def _judge(metric: Metric, target_lang: str, lowercase: bool, pieces: str | None) -> Any:
     check_metrics([metric], pieces)
     import sacrebleu
 
