@@ -18,7 +18,8 @@ from xbridge import __version__
 from xbridge.core.artifact import MANIFEST, Artifact, folder_name
 from xbridge.core.config import apply_overrides, canonical, dump_yaml, load_yaml, parse
 from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
-from xbridge.core.runtime import settle_environment, settle_network
+from xbridge.core.network import settle_network
+from xbridge.core.runtime import settle_environment
 from xbridge.study import compare_files, stages
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from xbridge.core.runtime import Place, derive_seed, first_host, rng, settle_environment, settle_network
+from xbridge.core.runtime import Place, derive_seed, first_host, rng, settle_environment
 
 
 def test_a_plain_process_is_rank_0_of_1():
@@ -34,15 +34,6 @@ def test_a_single_slurm_task_needs_no_process_group():
     environ = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
     assert settle_environment(environ) == Place(rank=0, local_rank=0, world_size=1)
     assert "RANK" not in environ
-
-
-def test_offline_reaches_every_library_that_could_use_the_network_and_only_when_asked():
-    environ = {"XBRIDGE_OFFLINE": "1"}
-    settle_network(environ)
-    assert {environ[name] for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "PIP_NO_INDEX")} == {"1"}
-    environ = {"XBRIDGE_OFFLINE": "0"}
-    settle_network(environ)
-    assert environ == {"XBRIDGE_OFFLINE": "0"}
 
 
 @pytest.mark.parametrize(

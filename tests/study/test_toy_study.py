@@ -37,10 +37,10 @@ def results(folder: Path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, toy_files):
-    """A toy study run without interruption: (study file, runs folder, what the command printed)."""
+    """A toy study run without interruption or network: (study file, runs folder, what the command printed)."""
     folder = tmp_path_factory.mktemp("finished")
     study = write_study(folder, toy_files)
-    outcome = run("study", "run", study, "--runs", folder / "runs")
+    outcome = run("study", "run", study, "--runs", folder / "runs", env={**os.environ, "XBRIDGE_OFFLINE": "1"})
     assert outcome.returncode == 0, outcome.stderr
     return study, folder / "runs", outcome
 

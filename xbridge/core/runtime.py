@@ -38,13 +38,6 @@ def settle_environment(environ: MutableMapping[str, str] | None = None) -> Place
     )
 
 
-def settle_network(environ: MutableMapping[str, str] | None = None) -> None:
-    """With XBRIDGE_OFFLINE=1, tell every library that could reach for the network not to: it fails at once instead."""
-    environ = os.environ if environ is None else environ
-    if environ.get("XBRIDGE_OFFLINE") == "1":
-        environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PIP_NO_INDEX": "1"})
-
-
 def first_host(nodelist: str) -> str:
     """First host of a Slurm node list: `node[03-05,9],x1` -> `node03`."""
     head, bracket, rest = nodelist.partition("[")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xbridge.core.artifact import machine, versions
+from xbridge.core.network import is_offline
 from xbridge.study.status import format_bytes, table
 
 Finding = tuple[str, str, str]
@@ -102,7 +103,7 @@ def _programs() -> list[Finding]:
 def _storage() -> list[Finding]:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    offline = os.environ.get("XBRIDGE_OFFLINE") == "1"
+    offline = is_offline()
     return [
         ("disk", "yes" if free > 5e9 else "note", f"{format_bytes(free)} free in the current folder"),
         ("network", "no" if offline else "yes", "refused by XBRIDGE_OFFLINE=1" if offline else "allowed"),

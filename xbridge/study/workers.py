@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from xbridge.core import console
 from xbridge.core.errors import Interrupted, UserError
+from xbridge.core.network import settle_network
 from xbridge.study.stages import Node, execute
 
 MESSAGE_INTERVAL_SECONDS = 0.2
@@ -81,6 +82,7 @@ class Worker:
 def _serve(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _be_quiet()
+    settle_network()
     while True:
         try:
             node = cast("Node | None", pipe.recv())
