@@ -98,20 +98,26 @@ def _add_study(commands: Any) -> None:
         "run": (_study_run, "run what is not done yet; continue what was interrupted"),
         "plan": (_study_plan, "print the stages that a run would do"),
         "status": (_study_status, "print each stage's state, time and size"),
+        "stage": (_study_stage, "run one stage, when what it reads is done; for jobs of `study run --via`"),
     }
     study = commands.add_parser("study", help="run, plan or inspect a whole study")
     sub = study.add_subparsers(required=True, metavar="ACTION")
     for name, (command, summary) in actions.items():
         action = sub.add_parser(name, help=summary, description=f"{summary}.")
         action.add_argument("config", type=Path, help="study YAML")
+        if name == "stage":
+            action.add_argument("node", help="a stage as `study plan` prints it, for example train/base")
         action.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
         action.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all studies (default: runs)")
         if name == "run":
-            action.add_argument("--dry-run", action="store_true", help="the same as `study plan`")
+            action.add_argument("--dry-run", action="store_true", help="print what would be done; run nothing")
+            action.add_argument("--via", type=Path, metavar="LAUNCHER", help="a script of launch/ that runs each stage")
         action.set_defaults(command=command)
 
 
 def _study_run(options: argparse.Namespace) -> int:
+    if options.via is not None:
+        return _study_run_via(options)
     if options.dry_run:
         return _study_plan(options)
     from xbridge.study import run
@@ -124,6 +130,29 @@ def _study_run(options: argparse.Namespace) -> int:
         print(f"xbridge: internal error in {error}", file=sys.stderr)
         return 1
     _print_summary(plan, seconds, run.elapsed(started))
+    return 0
+
+
+def _study_run_via(options: argparse.Namespace) -> int:
+    from xbridge.study.via import run_via
+
+    plan = _plan(options)
+    jobs = run_via(plan, dump_yaml(plan.data), options.via, options.runs, dry_run=options.dry_run)
+    if jobs:
+        print(f"{len(jobs)} jobs: {' '.join(jobs)}\n`xbridge study status {options.config}` shows how they are doing")
+    elif all(node.artifact.is_complete() for node in plan.nodes.values()):
+        _print_summary(plan, {}, "0 s")
+    elif not options.dry_run:
+        print("nothing to start: all that is not done is queued or running")
+    return 0
+
+
+def _study_stage(options: argparse.Namespace) -> int:
+    from xbridge.study.via import run_stage
+
+    node = run_stage(_plan(options), options.node)
+    if settle_environment().rank == 0:
+        print(node.artifact.path)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a study YAML may say. Sections that belong to a stage stay plain data; the stage's `Config` parses them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from xbridge.core.config import apply_overrides, load_yaml, parse, undigested
 from xbridge.core.errors import ConfigError, UserError
+from xbridge.study.stages import MODULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,29 @@ class AnalysisSpec:
     """Settings of the transfer stage."""
     label_data: str | None = None
     """Entry of `data` whose test sentences are extracted as well, for label separability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a stage's job asks for under `xbridge study run --via`."""
+
+    nodes: int | str = 1
+    """Nodes; a range such as 1-4 takes as many as can be had."""
+    gpus: int = 1
+    """GPUs of each node, or processes where nodes have none."""
+    time: str | None = None
+    """Time limit, as Slurm writes it; null = the cluster profile's."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)?", str(self.nodes)):
+            raise ConfigError("nodes", f"{self.nodes!r}: give a number from 1 on, or a range such as 1-4")
+        if self.gpus < 1:
+            raise ConfigError("gpus", f"must be at least 1, got {self.gpus}")
+
+    @property
+    def num_ranks(self) -> int:
+        """Most processes that the job can have."""
+        return int(str(self.nodes).rpartition("-")[2]) * self.gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +112,8 @@ class Study:
     """Stages that run side by side."""
     threads: int | None = undigested(None)
     """Threads of each worker; none = the cores shared out."""
+    resources: dict[str, Resources] = field(default_factory=dict, metadata={"digest": False})
+    """What the jobs of a stage ask for, by stage, with `study run --via`."""
 
     def __post_init__(self) -> None:
         if len(self.languages) < 2:
@@ -101,6 +128,8 @@ class Study:
             raise ConfigError("reference", f"{self.reference!r} is not an arm; arms: {', '.join(self.arms)}")
         if not self.seeds or self.workers < 1:
             raise ConfigError("workers" if self.seeds else "seeds", "must be at least one")
+        for stage in set(self.resources) - set(MODULES):
+            raise ConfigError(f"resources.{stage}", f"no such stage; stages: {', '.join(MODULES)}")
         self._check_tasks()
 
     def _check_tasks(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from xbridge.core import console
 from xbridge.core.errors import Interrupted, UserError
 from xbridge.core.files import write_text
+from xbridge.study.jobs import Jobs
 from xbridge.study.plan import Plan
 from xbridge.study.stages import Node
 from xbridge.study.workers import Worker
@@ -35,7 +36,8 @@ class StageFailed(RuntimeError):
 def run_study(plan: Plan, study_text: str) -> dict[str, float]:
     """Run what is not complete; return wall seconds by node id (0 for what was complete)."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(plan.folder), _signals_as_exceptions():
+    with locked(plan.folder), _signals_as_exceptions():
+        Jobs(plan.folder).check_none_queued(plan)
         write_text(plan.folder / "study.yaml", study_text)
         plan.write_lock()
         return _Scheduler(plan).run()
@@ -129,7 +131,7 @@ def _path_costs(plan: Plan) -> dict[str, float]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Refuse a second run of the same study at the same time."""
     with (folder / ".lock").open("a+") as stream:
         try:

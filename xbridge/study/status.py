@@ -4,22 +4,24 @@ from collections.abc import Collection, Sequence
 
 from xbridge.core.artifact import read_manifest
 from xbridge.core.files import size_of
+from xbridge.study.jobs import Jobs
 from xbridge.study.plan import Plan
 from xbridge.study.run import format_seconds
 
 
 def status_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
-    """(node id, state, time, size) of every node; state is done, started or waiting."""
+    """(node id, state, time, size) of every node; state is done, started or waiting, or that of its job."""
     rows = []
+    jobs = Jobs(plan.folder).states(plan)
     for node in plan.nodes.values():
         folder = node.artifact.path
         if node.artifact.is_complete():
             manifest = read_manifest(folder)
             rows.append((node.id, "done", format_seconds(manifest["seconds"]), format_bytes(manifest["bytes"])))
         elif folder.exists():
-            rows.append((node.id, "started", "", format_bytes(size_of(folder))))
+            rows.append((node.id, jobs.get(node.id, "started"), "", format_bytes(size_of(folder))))
         else:
-            rows.append((node.id, "waiting", "", ""))
+            rows.append((node.id, jobs.get(node.id, "waiting"), "", ""))
     return rows
 
 
