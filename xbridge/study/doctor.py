@@ -84,7 +84,8 @@ def _optional_packages() -> list[Finding]:
         "triton": "GPU kernels (extra `scale`, Linux)",
         "matplotlib": "figures of the report (extra `report`)",
         "hassil": "intent sentences of the quickstart (extra `study`)",
-        "sacrebleu": "BLEU and chrF (extra `study`)",
+        "sacrebleu": "BLEU, chrF and chrF++ (extra `study`)",
+        "tensorboard": "watching trainings (extra `logging`)",
         "zstandard": "reading .zst corpora (extra `study`)",
     }
     return [(name, "yes" if importlib.util.find_spec(name) else "no", purpose) for name, purpose in parts.items()]

@@ -30,8 +30,9 @@ def claim(folder: Path, key: str) -> None:
     mark = folder / "checkpoints" / "run.json"
     if mark.exists() and read_json(mark) == key:
         return
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    for name in ("metrics.jsonl", "summary.json"):
+    for name in ("checkpoints", "translations", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "summary.json", "tracker_run.json"):
         (folder / name).unlink(missing_ok=True)
     write_json(mark, key)
 

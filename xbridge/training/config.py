@@ -111,6 +111,8 @@ class Config:
     """Checkpoints kept when the training is complete."""
     accumulation: int = undigested(1)
     """Micro-batches that a rank splits its share of a batch into: less memory, the same result."""
+    trackers: tuple[str, ...] = undigested(())
+    """Who gets metrics.jsonl too: tensorboard, wandb, or another of accelerate's trackers."""
     zero: ZeroConfig = undigested(_ZERO)
     """Sharding over the ranks."""
 

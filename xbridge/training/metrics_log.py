@@ -6,13 +6,14 @@ from typing import Any
 
 from xbridge.core.errors import UserError
 from xbridge.core.files import write_text
+from xbridge.training.trackers import Trackers
 
 
 class MetricsLog:
-    """Lines with a `step`. With `writes` false (ranks above 0) nothing is written."""
+    """Lines with a `step`, which the trackers get too. With `writes` false (ranks above 0) nothing is written."""
 
-    def __init__(self, path: Path, *, writes: bool = True):
-        self.path, self._writes = path, writes
+    def __init__(self, path: Path, *, writes: bool = True, trackers: Trackers | None = None):
+        self.path, self._writes, self._trackers = path, writes, trackers
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line; it is on its way to the disk when this returns."""
@@ -23,17 +24,29 @@ class MetricsLog:
                 stream.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; free space and run again, it continues") from None
+        if self._trackers is not None:
+            self._trackers.write(line)
 
     def cut(self, last_step: int, last_validation: int) -> None:
-        """Drop the lines of updates after `last_step`, of validations after `last_validation`, and a torn one."""
+        """Drop the lines of updates after `last_step`, of validations after `last_validation`, and a torn one.
+
+        The trackers start from what is left.
+        """
         if not self._writes:
             return
         kept = []
         for line in read_metrics(self.path):
             last = last_validation if "validation" in line else last_step
             if line["step"] <= last:
-                kept.append(json.dumps(line))
-        write_text(self.path, "".join(line + "\n" for line in kept))
+                kept.append(line)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self._trackers is not None:
+            self._trackers.start(kept)
+
+    def close(self) -> None:
+        """Let the trackers go."""
+        if self._writes and self._trackers is not None:
+            self._trackers.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

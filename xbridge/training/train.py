@@ -2,7 +2,9 @@
 
 model/          a plain `from_pretrained` folder with the tokenizer
 metrics.jsonl   one line per update, and the validation lines between them
-summary.json    totals, last validation losses, warnings; written last
+translations/   a table of hypotheses per scoring, where the config asks for scores
+tensorboard/    event files, where the config asks for them
+summary.json    totals, last validation, warnings; written last
 checkpoints/    only while it runs, or as many as `keep_after` says
 """
 
@@ -12,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xbridge.core.config import digest_of
+from xbridge.core.config import canonical, digest_of
 from xbridge.core.console import log
 from xbridge.core.errors import ConfigError
 from xbridge.core.files import read_json, write_json
@@ -40,6 +42,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     from xbridge.models.loading import check_vocabulary, load_tokenizer, save_model
     from xbridge.training.checkpoint import claim
     from xbridge.training.monitor import Monitor
+    from xbridge.training.trackers import Trackers
     from xbridge.training.trainer import Trainer
 
     claim(out, run_key(config, inputs))
@@ -71,6 +74,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         validate=_validator(config, material, objective, plan.num_steps, out),
         validate_every=config.validate_every,
         monitor=(monitor := Monitor.of(config.early_stopping)),
+        trackers=Trackers(config.trackers, out, canonical(config)),
     )
     facts = {"steps": plan.num_steps, **plan.totals()._asdict(), "parameters": num_parameters(model)}
     log("plan", **facts, dropped=objective.num_dropped)

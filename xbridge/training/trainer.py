@@ -10,7 +10,7 @@ numbers of an uninterrupted run.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from xbridge.training.monitor import Monitor
 from xbridge.training.optim import OptimConfig, learning_rate
 from xbridge.training.placement import Precision, find_place
 from xbridge.training.signals import StopSignals
+from xbridge.training.trackers import Trackers
 from xbridge.training.validation import Findings, Poll
 from xbridge.training.zero import ZeroEngine, deepspeed_plugin
 
@@ -94,13 +95,14 @@ class Trainer:
         validate: Validate | None = None,
         validate_every: int = 0,
         monitor: Monitor | None = None,
+        trackers: Trackers | None = None,
     ):
         self._plan, self._optim, self._folder, self._seed = plan, optim, folder, seed
         self._validate, self._validate_every, self._save_every = validate, validate_every, save_every
         self._monitor = monitor or Monitor("loss", "min")
         self._engine = make_engine(model, loss, optim, precision, zero or ZeroConfig())
         self._place = self._engine.place
-        self._log = MetricsLog(folder / "metrics.jsonl", writes=self.is_main)
+        self._log = MetricsLog(folder / "metrics.jsonl", writes=self.is_main, trackers=trackers)
         self._checkpoints = self._engine.checkpoints(folder / "checkpoints", keep_checkpoints)
         self._saved = -1  # the step of the newest checkpoint of this run
 
@@ -111,7 +113,8 @@ class Trainer:
         `Interrupted` after a signal, with a checkpoint saved.
         """
         cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=cuda), nullcontext(stop) if stop else StopSignals() as signals:
+        listening = nullcontext(stop) if stop else StopSignals()
+        with torch.random.fork_rng(devices=cuda), listening as signals, closing(self._log):
             done = self._resume()
             with progress("steps", total=self._plan.num_steps, unit="step") as bar:
                 bar.update(done.steps)
