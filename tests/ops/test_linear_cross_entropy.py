@@ -95,3 +95,12 @@ def test_under_bfloat16_autocast_the_loss_is_float32_and_near_the_full_one():
     torch.testing.assert_close(narrow, full, rtol=2e-2, atol=0)  # bfloat16 has 8 bits
     grad_hidden, grad_weight = torch.autograd.grad(narrow, (hidden, weight))
     assert grad_hidden.dtype == grad_weight.dtype == torch.float32
+
+
+def test_under_autocast_wide_hidden_states_are_multiplied_in_its_type():
+    hidden, weight, labels = inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        of_wide = linear_cross_entropy(hidden, weight, labels)
+        of_narrow = linear_cross_entropy(hidden.bfloat16(), weight, labels)
+    assert torch.equal(of_wide, of_narrow)
+    assert torch.autograd.grad(of_wide, hidden)[0].dtype == torch.float32

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 Smoothing = Literal["huggingface", "fairseq"]
-CHUNK_BYTES = 4 << 20  # of float32 logits: about what stays in a core's cache between the passes over it
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+"""Bytes of float32 logits in a chunk: on a CPU about what stays in a core's cache between the passes over it, on a GPU
+enough rows that adding each chunk's share to the weight's gradient costs little beside the products."""
 
 
 def linear_cross_entropy(
@@ -35,8 +37,11 @@ def linear_cross_entropy(
 
     hidden: (..., d); weight: (V, d); labels: (...) of 0..V-1 or `ignore_index`; bias: (V,). Returns a float32 scalar
     (float64 for float64 input); sums and the gradients of weight and bias are accumulated in that type whatever the
-    input's.
+    input's. Under autocast the products are made in its type, as a linear layer's are.
     """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden = hidden.to(torch.get_autocast_dtype(kind))
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     rows = (labels != ignore_index).nonzero().squeeze(1)
     hidden, labels = hidden.index_select(0, rows), labels.index_select(0, rows)
@@ -46,7 +51,7 @@ def linear_cross_entropy(
     else:
         uniform = label_smoothing / (vocabulary - 1)
         extra = 1 - label_smoothing - uniform
-    rows_per_chunk = chunk_rows or max(CHUNK_BYTES // (4 * vocabulary), 64)
+    rows_per_chunk = chunk_rows or max(CHUNK_BYTES.get(kind, CHUNK_BYTES["cuda"]) // (4 * vocabulary), 64)
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, labels, bias, uniform, extra, rows_per_chunk
     )
@@ -79,18 +84,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             buffer = torch.empty(rows, weight.shape[0], dtype=wide, device=hidden.device)
             for start in range(0, hidden.shape[0], chunk_rows):
                 chunk = slice(start, start + chunk_rows)
-                logits = (hidden[chunk] @ multiplied.T).to(wide)
+                logits = buffer[: min(chunk_rows, hidden.shape[0] - start)]
+                _multiply_into(logits, hidden[chunk], multiplied.T)
                 if bias is not None:
                     logits += bias
-                gradient = buffer[: logits.shape[0]]
-                total += _loss_and_gradient(logits, labels[chunk], uniform, extra, gradient)
+                loss, gradient = _loss_and_gradient(logits, labels[chunk], uniform, extra)
+                total += loss
                 narrow = gradient.to(hidden.dtype)
                 if grad_hidden is not None:
                     torch.mm(narrow, multiplied, out=grad_hidden[chunk])
-                if grad_weight is not None and wide == hidden.dtype:
-                    grad_weight.addmm_(narrow.T, hidden[chunk])
-                elif grad_weight is not None:
-                    grad_weight += narrow.T @ hidden[chunk]
+                if grad_weight is not None:
+                    _add_product(grad_weight, narrow.T, hidden[chunk])
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -109,15 +113,41 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None, grad_bias, None, None, None
 
 
-def _loss_and_gradient(logits: Tensor, labels: Tensor, uniform: float, extra: float, gradient: Tensor) -> Tensor:
-    """Summed loss of a chunk's logits (n, V); their gradient goes into `gradient` (n, V)."""
+def _multiply_into(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """left @ right in the type of `out`, which may be wider."""
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    elif _keeps_wide_sums(left):
+        torch.mm(left, right, out_dtype=out.dtype, out=out)
+    else:
+        out.copy_(left @ right)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to `total`, whose type may be wider."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif _keeps_wide_sums(left):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right
+
+
+def _keeps_wide_sums(narrow: Tensor) -> bool:
+    """Whether a product of 16-bit matrices can be had with the 32-bit sums it is made from."""
+    return narrow.is_cuda and torch.version.hip is None
+
+
+def _loss_and_gradient(logits: Tensor, labels: Tensor, uniform: float, extra: float) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk's logits (n, V), and their gradient, which takes their place."""
     targets = labels.unsqueeze(1)
-    top = logits.amax(1, keepdim=True)
-    torch.softmax(logits, 1, out=gradient)
+    top, of_targets = logits.amax(1, keepdim=True), logits.gather(1, targets)
+    of_all = logits.sum() if uniform else None
+    gradient = torch.softmax(logits, 1, out=logits)
     lse = top - gradient.amax(1, keepdim=True).log()  # the largest probability is at least 1 / V: its log is exact
-    loss = (lse - extra * logits.gather(1, targets)).sum()
-    if uniform:
-        loss -= uniform * logits.sum()
+    loss = (lse - extra * of_targets).sum()
+    if of_all is not None:
+        loss -= uniform * of_all
         gradient.sub_(uniform)
     gradient.scatter_add_(1, targets, torch.full_like(lse, -extra))
-    return loss
+    return loss, gradient
