@@ -60,3 +60,13 @@ def find_place(precision: Precision, deepspeed_plugin: Any = None) -> Place:
 def autocast(place: Place) -> AbstractContextManager[Any]:
     """Matrix products in the run's precision; weights, sums and the loss stay in float32."""
     return torch.autocast(place.device.type, torch.bfloat16) if place.precision == "bf16" else nullcontext()
+
+
+def seed_dropout(place: Place, seed: int) -> None:
+    """Seed the generators that dropout draws from, as `torch.manual_seed` does.
+
+    That function also notes the seed, with a stack trace, for every kind of accelerator that is not here.
+    """
+    torch.default_generator.manual_seed(seed)
+    if place.device.type == "cuda":
+        torch.cuda.manual_seed(seed)

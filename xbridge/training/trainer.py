@@ -27,7 +27,7 @@ from xbridge.training.engine import Engine, LossFunction, PlainEngine
 from xbridge.training.metrics_log import MetricsLog
 from xbridge.training.monitor import Monitor
 from xbridge.training.optim import OptimConfig, learning_rate
-from xbridge.training.placement import Precision, find_place
+from xbridge.training.placement import Precision, find_place, seed_dropout
 from xbridge.training.signals import StopSignals
 from xbridge.training.trackers import Trackers
 from xbridge.training.validation import Findings, Poll
@@ -149,7 +149,7 @@ class Trainer:
         step = done.steps
         counts = self._plan.counts(step)
         rate = learning_rate(self._optim, step, self._plan.num_steps)
-        torch.manual_seed(derive_seed(self._seed, "dropout", step, self._place.rank))
+        seed_dropout(self._place, derive_seed(self._seed, "dropout", step, self._place.rank))
         loss, should_stop = self._forward_backward(step, counts, stop)
         norm = self._engine.step(rate)
         if not math.isfinite(norm):
