@@ -95,6 +95,8 @@ class Config:
     """Optimiser and learning rate."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 = autocast; on CPUs it is slower below a width of about 256."""
+    check_languages: bool = undigested(True)
+    """Refuse a corpus whose text is plainly in another language than its labels say, before the first update."""
     validation_rows: int = 64
     """Held-out examples per language or direction; 0 = no validation."""
     validate_every: int = 0

@@ -3,12 +3,15 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xbridge.core.errors import ConfigError
 from xbridge.core.files import read_json
 from xbridge.core.runtime import derive_seed
 from xbridge.training.config import Config, Inputs
+
+if TYPE_CHECKING:
+    from xbridge.objectives.base import Material, Objective
 
 
 def generation_of(inputs: Inputs) -> int:
@@ -69,3 +72,13 @@ def check_positions(model: Any, config: Config) -> None:
         raise ConfigError(
             "max_tokens", f"{config.max_tokens} and 3 special tokens exceed the model's {positions} positions"
         )
+
+
+def check_objective(model: Any, config: Config, material: "Material", objective: "Objective") -> None:
+    """`UserError` where the batches do not keep to the model's conventions, or the text is not what its label says."""
+    from xbridge.objectives.language_check import check_texts
+    from xbridge.objectives.layout_check import check_layouts
+
+    check_layouts(model, objective, material.conventions)
+    if config.check_languages:
+        check_texts(material, [part.name for part in objective.parts])

@@ -21,7 +21,15 @@ from xbridge.core.files import read_json, write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.training.config import Config, Inputs
 from xbridge.training.monitor import EarlyStopping
-from xbridge.training.start import check_positions, generation_of, model_of, revision_of, start_of, tokens_folder
+from xbridge.training.start import (
+    check_objective,
+    check_positions,
+    generation_of,
+    model_of,
+    revision_of,
+    start_of,
+    tokens_folder,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +67,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
     seed = derive_seed(config.seed, "generation", generation)
     material = _material(config, inputs, model, tokenizer, seed, tokens_folder(out))
     objective = config.objective.load().build(config.objective.config, material)
+    check_objective(model, config, material, objective)
     plan = _plan(config, objective, seed)
     trainer = Trainer(
         model,
