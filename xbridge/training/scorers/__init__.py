@@ -1,0 +1,1 @@
+"""Scores of translations beyond sacrebleu's, one module each: `Config`, and `build(config) -> Scorer`."""
