@@ -31,6 +31,17 @@ class Text:
         return [tuple(row) for row in np.stack(examples, axis=1).tolist()] if scored else []
 
 
+class Columns:
+    """One part of rows with given lengths, read a whole block at a time."""
+
+    def __init__(self, source, target):
+        self._columns, self.parts = (source, target), [Part(name="p", size=len(source))]
+
+    def lengths(self, examples):
+        source, target = (column[examples.row] for column in self._columns)
+        return Lengths(source, target, target - 1)
+
+
 def zipf_text(seed=0, sizes=(3000, 900)):
     """Lengths 3..60, most of them short, and both sides of a pair of similar length."""
     generator = np.random.default_rng(seed)
@@ -76,6 +87,18 @@ def test_widths_are_rounded_up_before_they_are_counted():
         assert plan.counts(step).padded == len(lengths.source) * width <= 512
 
 
+def test_rounded_to_multiples_of_8_a_corpus_of_zipf_lengths_has_less_than_8_percent_padding():
+    generator = np.random.default_rng(0)  # exponent 1 from 4 to 256 tokens; rounding alone costs 6.2 % of the source
+    weights = 1 / np.arange(1, 254)
+    source = generator.choice(np.arange(4, 257), size=60_000, p=weights / weights.sum()) + 2
+    target = np.clip(source * generator.uniform(0.8, 1.2, len(source)), 4, 258).astype(np.int64)
+    text = Columns(source, target)
+    plan = plan_of(text, unit="nonpad_tokens", amount=int((source + target).sum()), tokens=4096, multiple_of=8)
+    totals = plan.totals()
+    assert max(plan.counts(step).padded for step in range(plan.num_steps)) <= 4096
+    assert 1 - totals.nonpad / totals.padded < 0.08
+
+
 def test_every_example_comes_once_per_epoch_and_part():
     text = zipf_text(sizes=(400, 150))
     plan = plan_of(text, amount=150)
@@ -92,8 +115,8 @@ def test_every_example_comes_once_per_epoch_and_part():
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_every_world_size_gets_the_same_global_batch(accumulation):
     text = zipf_text()
-    for world_size in range(1, 9):
-        plan = plan_of(text, amount=20, accumulation=accumulation)
+    plan = plan_of(text, amount=20, accumulation=accumulation)
+    for world_size in range(1, 65):
         for step in (0, 7, 19):
             shares = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
             assert {len(share) for share in shares} == {accumulation}

@@ -55,6 +55,15 @@ def test_languages_are_marked_by_direction(material):
     assert batch.labels[:, 0].tolist() == [-100, -100]
 
 
+def test_widths_are_multiples_of_what_the_plan_counts_with(material):
+    chosen = Examples(np.arange(40) % 4, np.arange(40), np.zeros(40, dtype=np.int64))
+    plain, rounded = (build(Config(), replace(material, multiple_of=m)).collate(chosen) for m in (1, 5))
+    assert plain.input_ids.shape == plain.decoder_input_ids.shape == (40, 8)
+    assert rounded.input_ids.shape == rounded.decoder_input_ids.shape == rounded.labels.shape == (40, 10)
+    assert rounded.count == plain.count
+    assert (rounded.labels[:, 8:] == -100).all()
+
+
 def test_planned_lengths_are_those_of_the_batch(material):
     objective = build(Config(), material)
     chosen = Examples(np.arange(40) % 4, np.arange(40), np.zeros(40, dtype=np.int64))

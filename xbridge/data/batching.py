@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import derive_seed
 from xbridge.data.sampling import Examples, Part, Sampler, Shares, permutation
+from xbridge.data.tokens import rounded_up, starts_of
 
 IntArray = NDArray[np.int64]
 POOL_BATCHES = 128  # batches per pool: enough that a pool has many rows of every length
+POOL_BATCHES_ROUNDED = 512  # the same where widths are rounded up: it takes more to fill whole batches of one width
 FIRST_POOL = 1024  # examples; the least that a whole pool has, and what tells how long examples are
 SMALLEST_POOL = 64  # examples; a pool that would run past the end of a phase is cut to it, but not below this
 
@@ -156,7 +158,8 @@ class TokenPlan:
         left_over: Examples | None = None
         lengths = self._source.lengths(sampler.peek(FIRST_POOL, shares.values[0]))
         mean = float((lengths.source + lengths.target).mean())
-        pool_rows = max(int(POOL_BATCHES * self._batch_tokens / mean), FIRST_POOL)
+        pool_batches = POOL_BATCHES if self._multiple == 1 else POOL_BATCHES_ROUNDED
+        pool_rows = max(int(pool_batches * self._batch_tokens / mean), FIRST_POOL)
         number = 0
         while (reached := steps.reached(budget)) < budget.amount:
             phase = shares.phase(reached / budget.amount)
@@ -167,7 +170,7 @@ class TokenPlan:
             if left_over is not None:
                 pool = Examples(*(np.concatenate(pair) for pair in zip(left_over, pool, strict=True)))
             lengths = self._source.lengths(pool)
-            order = snake_order(lengths.source, lengths.target)
+            order = snake_order(*(-(-side // self._multiple) for side in lengths[:2]))
             pool, lengths = pool.take(order), Lengths(*(column[order] for column in lengths))
             starts = cut(lengths.source, lengths.target, self._batch_tokens, self._multiple)
             if len(starts) > 2 and not ends_phase:  # the last batch is rarely full: its rows go into the next pool
@@ -200,8 +203,8 @@ class _Steps:
         end = int(starts[-1])
         nonpad = np.add.reduceat((lengths.source + lengths.target)[:end], first)
         supervised = np.add.reduceat(lengths.supervised[:end], first)
-        width = _up(np.maximum.reduceat(lengths.source[:end], first), multiple)
-        width = width + _up(np.maximum.reduceat(lengths.target[:end], first), multiple)
+        width = rounded_up(np.maximum.reduceat(lengths.source[:end], first), multiple)
+        width = width + rounded_up(np.maximum.reduceat(lengths.target[:end], first), multiple)
         counts = np.stack([supervised, nonpad, rows * width], axis=1)[order]
         rows = rows[order]
         index = np.arange(rows.sum()) + np.repeat(first[order] - (np.cumsum(rows) - rows), rows)
@@ -218,8 +221,7 @@ class _Steps:
         if not self._rows:
             empty = np.zeros(0, dtype=np.int64)
             return Examples(empty, empty, empty), np.zeros(1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
-        rows = np.concatenate(self._rows)
-        starts = np.concatenate([[0], np.cumsum(rows)])
+        starts = starts_of(np.concatenate(self._rows))
         examples = Examples(*(np.concatenate(columns) for columns in zip(*self._examples, strict=True)))
         return examples, starts, np.concatenate(self._counts)
 
@@ -238,7 +240,7 @@ def cut(source: IntArray, target: IntArray, batch_tokens: int, multiple: int = 1
 
     Returns the starts and the end, (num_batches + 1,). `UserError` where a single row is larger than the budget.
     """
-    source, target = _up(source, multiple), _up(target, multiple)
+    source, target = rounded_up(source, multiple), rounded_up(target, multiple)
     largest = int((source + target).max(initial=0))
     if largest > batch_tokens:
         raise UserError(f"batch_tokens: {batch_tokens} is less than one example of {largest} source + target tokens")
@@ -250,7 +252,3 @@ def cut(source: IntArray, target: IntArray, batch_tokens: int, multiple: int = 1
         cost = widths * np.arange(1, len(widths) + 1)
         starts.append(start + int(np.searchsorted(cost, batch_tokens, side="right")))
     return np.asarray(starts, dtype=np.int64)
-
-
-def _up(lengths: IntArray, multiple: int) -> IntArray:
-    return -(-lengths // multiple) * multiple

@@ -1,6 +1,5 @@
 """A corpus stage's tables as the text that a token store is built from."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from xbridge.core.config import digest_of
 from xbridge.core.errors import UserError
 from xbridge.core.files import iterate_table, sha256_of_path
 from xbridge.data.numbering import Block
+from xbridge.data.tokenizer_identity import identity_of
 from xbridge.data.tokens import TokenTable, encode
 
 ROWS = 65536  # per block
@@ -58,13 +58,3 @@ class CorpusText:
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.parquet"
-
-
-def identity_of(tokenizer: Any) -> str:
-    """Digest of everything that decides how a Hugging Face tokenizer cuts text, wherever it was loaded from."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return hashlib.sha256(backend.to_str().encode("utf-8")).hexdigest()
-    file = getattr(tokenizer, "vocab_file", None)
-    content = sha256_of_path(Path(file)) if file else None
-    return digest_of(type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), content)

@@ -169,7 +169,7 @@ class Sampler:
         self._drawn = np.zeros(len(parts), dtype=np.int64)
         self._next = 0
         self._offset = np.uint64(derive_seed(seed, "parts"))
-        self._orders: dict[tuple[int, int], IntArray] = {}
+        self._orders: dict[tuple[int, int], NDArray[np.int32]] = {}
 
     def draw(self, count: int, shares: NDArray[np.float64]) -> Examples:
         """The next `count` examples, parts by `shares`: (parts,), which may differ from block to block."""
@@ -204,12 +204,13 @@ class Sampler:
             rows[here] = self._order(index, epoch)[place[here] % size]
         return rows
 
-    def _order(self, index: int, epoch: int) -> IntArray:
+    def _order(self, index: int, epoch: int) -> NDArray[np.int32]:
         key = (index, epoch)
         if key not in self._orders:
             part = self._parts[index]
-            self._orders.pop((index, epoch - 2), None)
-            self._orders[key] = permutation(derive_seed(self._seed, "order", part.name, epoch), part.size)
+            self._orders.pop((index, epoch - 1), None)
+            order = permutation(derive_seed(self._seed, "order", part.name, epoch), part.size)
+            self._orders[key] = order.astype(np.int32)
         return self._orders[key]
 
 

@@ -43,7 +43,7 @@ class Selection:
     """Some rows of a table, by number, so that the tokens stay where they are: `rows`: (n,)."""
 
     table: TokenTable
-    rows: IntArray
+    rows: NDArray[Any]
 
     @property
     def lengths(self) -> IntArray:
@@ -78,6 +78,11 @@ def starts_of(lengths: IntArray) -> IntArray:
     return starts
 
 
+def rounded_up(lengths: Any, multiple: int) -> Any:
+    """The next multiples of `multiple`, of a number or of an array of them."""
+    return -(-lengths // multiple) * multiple
+
+
 def from_rows(rows: Sequence[Sequence[int]]) -> TokenTable:
     """A table from lists of ids."""
     lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
@@ -110,10 +115,11 @@ def side_by_side(tables: Sequence[TokenTable]) -> TokenTable:
     return TokenTable(ids, starts)
 
 
-def padded(table: TokenTable, pad: int) -> NDArray[np.int64]:
-    """Rows as a matrix as wide as the longest: (n, width) int64."""
+def padded(table: TokenTable, pad: int, *, multiple_of: int = 1, more: int = 0) -> NDArray[np.int64]:
+    """Rows as a matrix as wide as the longest: (n, width) int64; `width - more` is rounded up to a multiple."""
     lengths = table.lengths
-    matrix = np.full((len(table), int(lengths.max(initial=0))), pad, dtype=np.int64)
+    width = rounded_up(int(lengths.max(initial=0)) - more, multiple_of) + more
+    matrix = np.full((len(table), width), pad, dtype=np.int64)
     rows = np.repeat(np.arange(len(table)), lengths)
     matrix[rows, np.arange(len(table.ids)) - np.repeat(table.starts[:-1], lengths)] = table.ids
     return matrix

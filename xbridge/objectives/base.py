@@ -54,6 +54,8 @@ class Material:
     """Strings of more tokens (special ones not counted) are left out."""
     seed: int
     """Seed of noise and re-pairing."""
+    multiple_of: int = 1
+    """What the widths of batches are rounded up to."""
     temperature: Schedule = 1.0
     """Temperature of the sampling over languages or directions, or phases of it."""
 

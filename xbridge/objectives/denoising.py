@@ -74,7 +74,9 @@ class Denoising:
         self.parts = [Part(name=name, size=len(table)) for name, table in zip(languages, kept, strict=True)]
         self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
-        self._layouts = Layouts(material.conventions, [(language, language) for language in languages])
+        self._layouts = Layouts(
+            material.conventions, [(language, language) for language in languages], material.multiple_of
+        )
         assert material.conventions.mask is not None
         self._mask: int = material.conventions.mask
         self._text = joined(kept)

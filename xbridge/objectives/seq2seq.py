@@ -43,8 +43,8 @@ class Seq2SeqBatch:
 class Layouts:
     """What stands around the texts of each direction: pairs of source and target language, in their order."""
 
-    def __init__(self, conventions: "Conventions", directions: Sequence[tuple[str, str]]):
-        self.pad = conventions.pad
+    def __init__(self, conventions: "Conventions", directions: Sequence[tuple[str, str]], multiple_of: int = 1):
+        self.pad, self.multiple_of = conventions.pad, multiple_of
         sources = [conventions.source(source, target) for source, target in directions]
         targets = [conventions.target(target) for _, target in directions]
         self.before_source, self.after_source = (from_rows([pair[side] for pair in sources]) for side in (0, 1))
@@ -68,10 +68,9 @@ def make_batch(
     import torch
 
     sources = side_by_side([layouts.before_source.take(direction), source, layouts.after_source.take(direction)])
-    input_ids = padded(sources, layouts.pad)
-    whole = padded(
-        side_by_side([layouts.before_target.take(direction), target, layouts.after_target.take(direction)]), layouts.pad
-    )
+    targets = side_by_side([layouts.before_target.take(direction), target, layouts.after_target.take(direction)])
+    input_ids = padded(sources, layouts.pad, multiple_of=layouts.multiple_of)
+    whole = padded(targets, layouts.pad, multiple_of=layouts.multiple_of, more=1)
     columns = np.arange(whole.shape[1])
     end = (target.lengths + layouts.target_extra[direction] + 1)[:, None]
     is_scored = (columns >= layouts.before_target.lengths[direction][:, None]) & (columns < end)

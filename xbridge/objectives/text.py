@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xbridge.core.errors import UserError
 from xbridge.data.corpus_text import CorpusText
+from xbridge.data.data_bin import DataBin, is_data_bin
 from xbridge.data.token_store import Store, open_store
 from xbridge.data.tokens import Selection
 from xbridge.objectives.base import Material
@@ -13,7 +15,8 @@ from xbridge.objectives.base import Material
 
 def store_of(material: Material) -> Store:
     """The token store of the material's corpus and tokenizer, built now where there is none yet."""
-    return open_store(material.tokens, CorpusText(material.corpus, material.tokenizer))
+    kind = DataBin if is_data_bin(material.corpus) else CorpusText
+    return open_store(material.tokens, kind(material.corpus, material.tokenizer))
 
 
 def monolingual(material: Material, languages: Sequence[str] | None) -> tuple[tuple[str, ...], list[Selection]]:
@@ -22,12 +25,23 @@ def monolingual(material: Material, languages: Sequence[str] | None) -> tuple[tu
     `UserError` where a language has no text.
     """
     store = store_of(material)
-    table = store.tables.get("mono", {})
-    chosen = tuple(languages or dict.fromkeys(language for _, language in table))
-    selections = []
+    texts = _texts(store, material.split)
+    everything = dict.fromkeys(group[-1] for group in store.tables.get("mono", {})) or texts
+    chosen = tuple(languages or everything)
     for language in chosen:
-        columns = table.get((material.split, language))
-        if columns is None:
+        if language not in texts:
             raise UserError(f"{material.corpus}: holds no {material.split} text in {language}")
-        selections.append(Selection(store.tokens, np.asarray(columns["text"])))
-    return chosen, selections
+    return chosen, [Selection(store.tokens, texts[language]) for language in chosen]
+
+
+def _texts(store: Store, split: str) -> dict[str, NDArray[np.int32]]:
+    """Numbers of a split's strings by language: its single strings, or where there are none each side of its pairs."""
+    single = {group[1]: columns["text"] for group, columns in store.tables.get("mono", {}).items() if group[0] == split}
+    if "mono" in store.tables:
+        return single
+    sides: dict[str, list[NDArray[np.int32]]] = {}
+    for (of, source, target), columns in store.tables["bitext"].items():
+        if of == split:
+            sides.setdefault(source, []).append(columns["source"])
+            sides.setdefault(target, []).append(columns["target"])
+    return {language: np.unique(np.concatenate(numbers)) for language, numbers in sides.items()}

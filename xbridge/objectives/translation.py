@@ -67,7 +67,11 @@ class Pairs:
 
 def build(config: Config, material: Material) -> "Translation":
     """The objective over the pairs of the corpus; `UserError` for a direction that it has none for."""
-    store = store_of(material)
+    return from_store(config, material, store_of(material))
+
+
+def from_store(config: Config, material: Material, store: Store) -> "Translation":
+    """The objective over the pairs of an opened store; errors as of `build`."""
     pairs = read_pairs(store, material)
     fit = fits(store.tokens.lengths, material.max_tokens)
     kept = [_fitting(pair, fit, material.max_tokens) for pair in pairs]  # before re-pairing: the control's text is MT's
@@ -89,7 +93,8 @@ class Translation:
         self.parts = [Part(name=f"{pair.source_lang}-{pair.target_lang}", size=len(pair.source)) for pair in directions]
         self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
         self._config = config
-        self._layouts = Layouts(material.conventions, [(pair.source_lang, pair.target_lang) for pair in directions])
+        languages = [(pair.source_lang, pair.target_lang) for pair in directions]
+        self._layouts = Layouts(material.conventions, languages, material.multiple_of)
         self._source = np.concatenate([pair.source for pair in directions])
         self._target = np.concatenate([pair.target for pair in directions])
         self._first = starts_of(np.asarray([part.size for part in self.parts]))
@@ -170,7 +175,8 @@ def _names(directions: Graph | tuple[str, ...], pairs: Sequence[Pairs]) -> list[
         return list(dict.fromkeys(directions))
     out = [f"{pair.source_lang}-{pair.target_lang}" for pair in pairs]
     back = [f"{pair.target_lang}-{pair.source_lang}" for pair in pairs]
-    return {"many_to_many": out + back, "one_to_many": out, "many_to_one": back}[directions]
+    graph = {"many_to_many": out + back, "one_to_many": out, "many_to_one": back}[directions]
+    return list(dict.fromkeys(graph))
 
 
 def _direction(pairs: Sequence[Pairs], name: str, corpus: Path) -> Pairs:

@@ -125,6 +125,7 @@ def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: 
         conventions=conventions_for(model, tokenizer),
         max_tokens=config.max_tokens,
         seed=seed,
+        multiple_of=config.multiple_of,
         temperature=config.temperature,
     )
 
