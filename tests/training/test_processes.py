@@ -1,62 +1,19 @@
 """Trainings as processes: killed and continued, on two ranks, and sharded. Nothing here is simulated."""
 
 import importlib.util
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_training import DEFAULTS, TINY, lines, updates
+from processes import finished, ranks_of, run, start, wait_for_step, weights
+from tiny_training import TINY, lines, updates
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("run_training.py")
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 REDUCTION = 1e-5  # float32 sums of a batch in another order, over ten updates
-
-
-def start(inputs, out, *, ranks=1, **changes):
-    """Start a training in its own process group."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "settings.json").write_text(json.dumps({**DEFAULTS, **changes}))
-    command = [sys.executable]
-    if ranks > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={port}"]
-    command += [str(SCRIPT), str(out / "settings.json"), str(inputs.corpus), str(inputs.tokenizer), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def finished(process, code=0):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == code, errors[-3000:]
-
-
-def run(inputs, out, **changes):
-    finished(start(inputs, out, **changes))
-    return out
-
-
-def wait_for_step(out, step):
-    for _ in range(1200):
-        if (out / "metrics.jsonl").exists() and len(updates(out)) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached")
-
-
-def weights(out):
-    return load_file(out / "model" / "model.safetensors")
 
 
 def assert_same_run(one, two):
@@ -140,8 +97,7 @@ def test_ranks_and_accumulation_do_not_change_losses_or_gradients(inputs, alone,
 def test_two_ranks_stop_at_the_same_step_when_one_is_signalled(inputs, tmp_path):
     process = start(inputs, tmp_path, ranks=2, **LONG)
     wait_for_step(tmp_path, 33)
-    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    os.kill(ranks[1], signal.SIGTERM)
+    os.kill(ranks_of(process)[1], signal.SIGTERM)
     process.communicate(timeout=300)
     stopped = len(updates(tmp_path))
     assert stopped < 400

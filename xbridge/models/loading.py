@@ -1,5 +1,6 @@
 """Loading and saving of models and tokenizers as plain Hugging Face folders."""
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,18 @@ def save_model(model: "nn.Module", tokenizer: Any, folder: Path, state: "dict[st
             tokenizer.save_pretrained(folder)
         except OSError as error:
             raise UserError(f"{folder}: cannot save the model ({error}); free space and run again") from None
+
+
+def save_description(model: "nn.Module", tokenizer: Any, folder: Path) -> None:
+    """Write what `from_pretrained` needs besides the weights: configs and the tokenizer."""
+    whole: Any = model
+    config = copy.deepcopy(whole.config)
+    config.architectures, config.dtype = [type(model).__name__], "float32"
+    with quiet():
+        config.save_pretrained(folder)
+        if getattr(whole, "generation_config", None) is not None:
+            whole.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def check_vocabulary(model: "nn.Module", tokenizer: Any, name: str) -> None:

@@ -4,7 +4,6 @@ A finished stage is never run again; a killed one continues where it was. One st
 every finished stage kept.
 """
 
-import fcntl
 import os
 import signal
 import sys
@@ -12,13 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from xbridge.core import console
 from xbridge.core.errors import Interrupted, UserError
-from xbridge.core.files import write_text
+from xbridge.core.files import locked, write_text
 from xbridge.study.jobs import Jobs
 from xbridge.study.plan import Plan
 from xbridge.study.stages import Node
@@ -36,7 +34,7 @@ class StageFailed(RuntimeError):
 def run_study(plan: Plan, study_text: str) -> dict[str, float]:
     """Run what is not complete; return wall seconds by node id (0 for what was complete)."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder), _signals_as_exceptions():
+    with locked(plan.folder / ".lock", "works on this study"), _signals_as_exceptions():
         Jobs(plan.folder).check_none_queued(plan)
         write_text(plan.folder / "study.yaml", study_text)
         plan.write_lock()
@@ -128,22 +126,6 @@ def _path_costs(plan: Plan) -> dict[str, float]:
         for parent in node.parents:
             longest[parent] = max(longest[parent], cost[parent] + longest[i])
     return longest
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Refuse a second run of the same study at the same time."""
-    with (folder / ".lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise UserError(f"{folder}: another run (process {holder}) works on this study; wait or stop it") from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
 
 
 @contextmanager

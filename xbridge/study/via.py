@@ -17,11 +17,10 @@ from pathlib import Path
 from xbridge.core.config import digest_of
 from xbridge.core.console import log
 from xbridge.core.errors import UserError
-from xbridge.core.files import write_text
+from xbridge.core.files import locked, write_text
 from xbridge.study.config import Resources
 from xbridge.study.jobs import Jobs
 from xbridge.study.plan import Plan
-from xbridge.study.run import locked
 from xbridge.study.stages import Node
 
 MAX_TASKS = 500  # Slurm's own limit is 1000 by default
@@ -46,7 +45,7 @@ def run_via(plan: Plan, study_text: str, launcher: Path, runs: Path, *, dry_run:
     """
     launcher = _checked(launcher)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder):
+    with locked(plan.folder / ".lock", "works on this study"):
         jobs = Jobs(plan.folder)
         queued = jobs.queued(plan)
         ahead = {node: job.partition("_")[0] for node, job in queued.items()}

@@ -1,183 +1,209 @@
-"""Checkpoints: a folder per saved step, whole or absent, without pickle.
+"""Checkpoints: a folder per saved step, whole or absent, without pickle, the same for every way to spread a model.
 
     checkpoints/step-000400/
-        model.safetensors       parameters and buffers by name, tied ones once
-        optimizer.safetensors   `<parameter>/<moment>` as AdamW keeps them
-        state.json              the trainer's totals
+        model.safetensors       parameters and buffers by name in float32, tied ones once: a `from_pretrained` folder
+        config.json ...         what `from_pretrained` needs besides, with the tokenizer
+        optimizer.safetensors   `<parameter>/exp_avg` and `<parameter>/exp_avg_sq`
+        state.json              the trainer's totals, the engine's counters, checksums of all files
 
 A save goes to a hidden folder that is renamed when all of it is on disk; a kill leaves a hidden folder that is swept
-by the next save. Old checkpoints go after the new one stands.
+by the next save. Old checkpoints go after the new one stands. Since tensors are whole, a run that was saved by four
+ranks at ZeRO stage 2 continues on any number of ranks at any stage.
 """
 
 import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-
+from xbridge.core.console import log
 from xbridge.core.errors import UserError
 from xbridge.core.files import read_json, write_json
+from xbridge.training.placement import Place
+from xbridge.training.tensor_files import Slot, TensorFiles, checksums, damage_of, write_tensors
 
 STATE = "state.json"
+LOCK = ".lock"  # beside the checkpoints, held while the run lives
+OURS = ("metrics.jsonl", "summary.json", "tracker_run.json", "translations", "tensorboard")
 
 
-def claim(folder: Path, key: str) -> None:
-    """Keep what an interrupted run left in `folder` if it was this run's (`key` names it), else clear it away."""
+class Contents(Protocol):
+    """What an engine lets a checkpoint hold. All ranks call all of it together."""
+
+    def weights(self) -> Sequence[Slot]:
+        """Parameters and saved buffers, a tied parameter under its first name."""
+
+    def moments(self) -> Sequence[Slot]:
+        """Moments of the optimiser; none before its first update."""
+
+    def counters(self) -> dict[str, float]:
+        """Numbers that the engine keeps: `updates` and, in fp16, the loss scale."""
+
+    def begin_restore(self, counters: Mapping[str, float]) -> None:
+        """Take the counters, and make room for the moments that belong to them."""
+
+    def end_restore(self) -> None:
+        """Called when all slots are written."""
+
+
+def claim(folder: Path, key: str, *, writes: bool = True) -> bool:
+    """True where `folder` holds this run (`key` names it) complete. What another run left is cleared away by the rank
+    that `writes`, what an interrupted one left is kept."""
     mark = folder / "checkpoints" / "run.json"
     if mark.exists() and read_json(mark) == key:
-        return
-    for name in ("checkpoints", "translations", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "summary.json", "tracker_run.json"):
-        (folder / name).unlink(missing_ok=True)
-    write_json(mark, key)
+        return (folder / "summary.json").exists()
+    if writes:
+        for path in [*(folder / "checkpoints").glob("*"), *(folder / name for name in OURS)]:
+            if path.name != LOCK:
+                _remove(path)
+        write_json(mark, key)
+    return False
 
 
-class CheckpointFolder:
-    """The folders below `root`: names, order, clean-up."""
+class Checkpoints:
+    """The checkpoints of one run below `root`. `describe` adds what makes a folder loadable by `from_pretrained`."""
 
-    def __init__(self, root: Path, keep: int):
-        self.root, self.keep = root, keep
+    def __init__(
+        self, root: Path, contents: Contents, place: Place, keep: int, describe: Callable[[Path], None] | None = None
+    ):
+        self.root, self._keep = root, keep
+        self._contents, self._place, self._describe = contents, place, describe
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the checkpoint of `step`; `UserError` on every rank where the disk is full; older ones stand."""
+        temporary = self.root / f".step-{step:06d}"
+        error = self._write(temporary, self._complete(step, temporary, state), with_moments=True)
+        if error is not None:
+            kept = self.newest()
+            standing = f"{kept.name} is intact" if kept else "there is no older one"
+            raise UserError(f"{self.root}: cannot save a checkpoint ({error}); {standing}; free space and run again")
+
+    def export(self, folder: Path) -> None:
+        """Write the weights alone as a `from_pretrained` folder, in the place of what is there."""
+        temporary = folder.with_name(f".{folder.name}.tmp")
+
+        def complete() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+
+        error = self._write(temporary, complete, with_moments=False)
+        if error is not None:
+            raise UserError(f"{folder}: cannot save the model ({error}); free space and run again")
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint and return its state; None without one. Damaged ones are named and passed.
+
+        Errors: `UserError` where there are only damaged ones, or where it belongs to another model.
+        """
+        step = self._place.from_main(lambda: self._newest_whole_step())
+        if step is None:
+            return None
+        path = self.path(step)
+        state: dict[str, Any] = read_json(path / STATE)
+        weights = TensorFiles(path, "model")
+        moments = TensorFiles(path, "optimizer") if state["counters"]["updates"] else None
+        weights.compare(self._contents.weights())
+        self._contents.begin_restore(state["counters"])
+        if moments:
+            moments.load(self._contents.moments())
+        weights.load(self._contents.weights())
+        self._contents.end_restore()
+        return state
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        whole = sorted(p for p in self.root.glob("step-*") if (p / STATE).exists())
-        return whole[-1] if whole else None
+        """The newest checkpoint."""
+        paths = self._paths()
+        return paths[-1] if paths else None
 
     def path(self, step: int) -> Path:
         """Folder of `step`."""
         return self.root / f"step-{step:06d}"
 
-    def begin(self, step: int) -> Path:
-        """An empty hidden folder to write the checkpoint of `step` into."""
-        for leftover in self.root.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = self.root / f".step-{step:06d}"
-        temporary.mkdir(parents=True)
-        return temporary
+    def _paths(self) -> list[Path]:
+        return sorted(p for p in self.root.glob("step-*") if (p / STATE).exists())
 
-    def finish(self, step: int, temporary: Path) -> None:
-        """Make the hidden folder the checkpoint of `step` and remove all but the newest `keep`."""
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        shutil.rmtree(self.path(step), ignore_errors=True)
-        temporary.replace(self.path(step))
-        for old in sorted(self.root.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def failed(self, temporary: Path, error: Exception) -> UserError:
-        """Sweep a half-written checkpoint; the error names the cause and what is still there."""
-        shutil.rmtree(temporary, ignore_errors=True)
-        kept = self.newest()
-        standing = f"{kept.name} is intact" if kept else "there is no older one"
-        return UserError(f"{self.root}: cannot save a checkpoint ({error}); {standing}; free space and run again")
-
-
-class Checkpoints(CheckpointFolder):
-    """Checkpoints of a model that every rank holds whole (one process, DDP): rank 0 writes, all wait."""
-
-    def __init__(
-        self, root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int, accelerator: Any = None
-    ):
-        super().__init__(root, keep)
-        self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
-
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`; `UserError` where the disk does not take it, older ones intact."""
-        if self._accelerator is None or self._accelerator.is_main_process:
-            self._write(step, state)
-        if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
-
-    def _write(self, step: int, state: dict[str, Any]) -> None:
-        temporary = self.root / f".step-{step:06d}"
-        try:
-            temporary = self.begin(step)
-            save_file(_detached(model_tensors(self._model)), temporary / "model.safetensors")
-            save_file(_detached(optimizer_tensors(self._model, self._optimizer)), temporary / "optimizer.safetensors")
-            write_json(temporary / STATE, state)
-            self.finish(step, temporary)
-        except (OSError, SafetensorError) as error:
-            raise self.failed(temporary, error) from None
-
-    def load_newest(self) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into model and optimiser and return its state; None without one."""
-        path = self.newest()
-        if path is None:
-            return None
-        load_tensors(path / "model.safetensors", model_tensors(self._model))
-        _load_optimizer(path / "optimizer.safetensors", self._model, self._optimizer)
-        state: dict[str, Any] = read_json(path / STATE)
-        return state
-
-
-def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and saved buffers by name; a tied parameter appears under its first name."""
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
-    saved = model.state_dict()
-    tensors.update({name: buffer for name, buffer in model.named_buffers() if name in saved})
-    return tensors
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Moments and step counts as `<parameter>/<moment>`."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_tensors(file: Path, into: dict[str, torch.Tensor]) -> None:
-    """Copy the tensors of a safetensors file into `into` in place; `UserError` where names or shapes differ."""
-    loaded = read_tensors(file)
-    for name, tensor in into.items():
-        if name not in loaded:
-            raise UserError(f"{file}: has no tensor {name}; it belongs to another model: delete its folder")
-        if loaded[name].shape != tensor.shape:
-            theirs, ours = list(loaded[name].shape), list(tensor.shape)
-            raise UserError(
-                f"{file}: {name} is {theirs}, the model's is {ours}; it belongs to another model or vocabulary"
+    def _write(self, temporary: Path, complete: Callable[[], None], *, with_moments: bool) -> str | None:
+        """Fill a hidden folder and `complete` it; return what went wrong on the rank that writes, on every rank."""
+        error: str | None = self._place.from_main(lambda: _attempt(lambda: _empty(temporary)))
+        if error is None:
+            is_main = self._place.rank == 0
+            failed = write_tensors(temporary, "model", self._contents.weights(), writes=is_main)
+            if with_moments and self._contents.counters()["updates"]:
+                writes = is_main and failed is None
+                failed = write_tensors(temporary, "optimizer", self._contents.moments(), writes=writes) or failed
+            error = self._place.from_main(
+                lambda: str(failed) if failed else _attempt(lambda: self._end(temporary, complete))
             )
-    extra = sorted(set(loaded) - set(into))
-    if extra:
-        raise UserError(
-            f"{file}: has {extra[0]}, which the model lacks; it belongs to another model: delete its folder"
-        )
-    with torch.no_grad():
-        for name, tensor in into.items():
-            tensor.copy_(loaded[name])
+        if error is not None and self._place.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return error
+
+    def _end(self, temporary: Path, complete: Callable[[], None]) -> None:
+        if self._describe is not None:
+            self._describe(temporary)
+        complete()
+
+    def _complete(self, step: int, temporary: Path, state: dict[str, Any]) -> Callable[[], None]:
+        counters = self._contents.counters()
+
+        def complete() -> None:
+            files = checksums(temporary)
+            write_json(temporary / STATE, {**state, "counters": counters, "files": files})
+            for name in (*files, STATE):
+                _sync(temporary / name)
+            shutil.rmtree(self.path(step), ignore_errors=True)
+            temporary.replace(self.path(step))
+            _sync(self.root)
+            for old in self._paths()[: -self._keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+        return complete
+
+    def _newest_whole_step(self) -> int | None:
+        """The step of the newest checkpoint whose files are as they were saved."""
+        damaged = []
+        for path in reversed(self._paths()):
+            try:
+                damage = damage_of(path, read_json(path / STATE)["files"])
+            except (UserError, KeyError, TypeError):
+                damage = f"{STATE} is damaged"
+            if damage is None:
+                return int(path.name.removeprefix("step-"))
+            damaged.append(f"{path}: {damage}")
+            log("checkpoint", damaged=damaged[-1], action="an older one is tried")
+        if damaged:
+            raise UserError(f"{damaged[0]}; no checkpoint here is whole: delete {self.root} to start again")
+        return None
 
 
-def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; `UserError` naming a missing or damaged one."""
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _empty(folder: Path) -> None:
+    """Make `folder` empty, and sweep what a kill left beside it."""
+    for leftover in folder.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _attempt(action: Callable[[], None]) -> str | None:
     try:
-        tensors: dict[str, torch.Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: missing or damaged ({error}); delete its folder and run again") from None
-    return tensors
+        action()
+    except (OSError, UserError) as error:
+        return str(error)
+    return None
 
 
-def _load_optimizer(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    loaded = read_tensors(file)
-    parameters = dict(model.named_parameters())
-    for name, value in loaded.items():
-        parameter, key = name.rsplit("/", 1)
-        if parameter not in parameters or (value.ndim and value.shape != parameters[parameter].shape):
-            raise UserError(f"{file}: {name} {list(value.shape)} does not fit the model; delete its folder")
-        target = parameters[parameter]
-        optimizer.state[target][key] = value.to(target.device)
-
-
-def _detached(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _sync(path: Path) -> None:
+    """Have the file or folder on disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,37 +5,26 @@ loss of a micro-batch times a scale, and both give the gradient of the whole glo
 """
 
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from xbridge.objectives.base import LossSum
-from xbridge.training.checkpoint import Checkpoints
+from xbridge.training.checkpoint import Contents
+from xbridge.training.loss_scale import LossScale
 from xbridge.training.optim import OptimConfig, make_optimizer
 from xbridge.training.placement import Place, autocast
+from xbridge.training.tensor_files import Slot
 
 BUCKET_BYTES = 32 << 20  # gradients of so many bytes are summed over the ranks in one message
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, by PyTorch's names
 
 LossFunction = Callable[[nn.Module, Any], LossSum]
 
 
-class Saves(Protocol):
-    """Checkpoints of an engine."""
-
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`, on all ranks together."""
-
-    def load_newest(self) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint and return its state; None without one."""
-
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
-
-
-class Engine(Protocol):
+class Engine(Contents, Protocol):
     """The seam between the loop and how the model is spread over processes."""
 
     place: Place
@@ -53,13 +42,10 @@ class Engine(Protocol):
         """Add the gradient of `loss`; `last` = the update follows."""
 
     def step(self, rate: float) -> float:
-        """Sum over the ranks, clip, update, clear; return the L2 norm of the whole gradient before clipping."""
+        """Sum over the ranks, clip, update, clear; return the L2 norm of the whole gradient before clipping.
 
-    def checkpoints(self, root: Path, keep: int) -> Saves:
-        """The checkpoints below `root`."""
-
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Whole weights on rank 0 where they are sharded; None where the model itself has them."""
+        A norm that is not finite means that there was no update.
+        """
 
 
 class PlainEngine:
@@ -71,6 +57,8 @@ class PlainEngine:
         self._optimizer = make_optimizer(model, optim)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._buckets = buckets_of(self._trained, BUCKET_BYTES)
+        self._scale = LossScale(place.precision == "fp16")
+        self._updates = 0
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
@@ -88,25 +76,49 @@ class PlainEngine:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of `loss`."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self._scale.value if self._scale.enabled else loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, rate: float) -> float:
         """Sum over the ranks, clip, update, clear; return the L2 norm of the whole gradient before clipping."""
         self._sum_gradients()
+        if self._scale.enabled:
+            torch._foreach_div_([p.grad for p in self._trained if p.grad is not None], self._scale.value)
         norm = float(nn.utils.clip_grad_norm_(self._trained, self._clip_norm or math.inf))
         if math.isfinite(norm):
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             self._optimizer.step()
-            self._optimizer.zero_grad()
+            self._updates += 1
+        self._scale.update(not math.isfinite(norm))
+        self._optimizer.zero_grad()
         return norm
 
-    def checkpoints(self, root: Path, keep: int) -> Checkpoints:
-        """The checkpoints below `root`."""
-        return Checkpoints(root, self._model, self._optimizer, keep, self.place.accelerator)
+    def weights(self) -> list[Slot]:
+        """Parameters and saved buffers, a tied parameter under its first name."""
+        return [slot_of(name, tensor) for name, tensor in model_tensors(self._model).items()]
 
-    def state_dict(self) -> None:
-        """The model itself has the weights."""
+    def moments(self) -> list[Slot]:
+        """AdamW's moments of the trained parameters; none before the first update."""
+        return [
+            slot_of(f"{name}/{key}", self._optimizer.state[parameter][key])
+            for name, parameter in self._model.named_parameters()
+            if parameter in self._optimizer.state
+            for key in MOMENTS
+        ]
+
+    def counters(self) -> dict[str, float]:
+        """Updates so far, and the loss scale."""
+        return {"updates": self._updates, **self._scale.counters()}
+
+    def begin_restore(self, counters: Mapping[str, float]) -> None:
+        """Take the counters, and make room for the moments."""
+        self._scale.restore(counters)
+        self._updates = int(counters["updates"])
+        for parameter in self._trained if self._updates else []:
+            self._optimizer.state[parameter] = new_moments(parameter, self._updates)
+
+    def end_restore(self) -> None:
+        """Nothing is kept twice here."""
 
     def _sum_gradients(self) -> None:
         """Add up the ranks' gradients; a parameter that no row used has a gradient of zero, as under ZeRO.
@@ -142,3 +154,28 @@ def buckets_of(parameters: list[nn.Parameter], limit_bytes: int) -> list[list[nn
         buckets[-1].append(parameter)
         size += parameter.nbytes
     return buckets
+
+
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers by name; a tied parameter appears under its first name."""
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
+    saved = model.state_dict()
+    tensors.update({name: buffer for name, buffer in model.named_buffers() if name in saved})
+    return tensors
+
+
+def slot_of(name: str, tensor: torch.Tensor) -> Slot:
+    """A tensor that this rank holds whole; in files, half precision is float32."""
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+
+    def write(value: torch.Tensor) -> None:
+        with torch.no_grad():
+            tensor.copy_(value)
+
+    return Slot(name, tuple(tensor.shape), torch.float32 if half else tensor.dtype, lambda: tensor, write)
+
+
+def new_moments(parameter: torch.Tensor, updates: int) -> dict[str, torch.Tensor]:
+    """AdamW's state of a parameter as PyTorch's fused version keeps it, to be filled from a checkpoint."""
+    step = torch.tensor(float(updates), dtype=torch.float32, device=parameter.device)
+    return {"step": step, **{key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENTS}}

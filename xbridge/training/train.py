@@ -11,14 +11,15 @@ checkpoints/    only while it runs, or as many as `keep_after` says
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xbridge.core.config import canonical, digest_of
 from xbridge.core.console import log
 from xbridge.core.errors import ConfigError
-from xbridge.core.files import read_json, write_json
-from xbridge.core.runtime import derive_seed
+from xbridge.core.files import locked, read_json, write_json
+from xbridge.core.runtime import derive_seed, settle_environment
 from xbridge.training.config import Config, Inputs
 from xbridge.training.monitor import EarlyStopping
 from xbridge.training.start import (
@@ -46,15 +47,29 @@ WARN_LOSS = 3.5  # a denoising base above this has not learned to copy yet: its 
 
 
 def run(config: Config, inputs: Inputs, out: Path) -> None:
-    """Train and write `out`; continues where an interrupted run of the same config stopped."""
-    from xbridge.models.loading import check_vocabulary, load_tokenizer, save_model
+    """Train and write `out`; continues where an interrupted run of the same config stopped.
+
+    Every process of a launch calls it. Errors: `UserError` where another run holds `out`; `Interrupted` after a signal,
+    with everything saved.
+    """
+    from xbridge.training.checkpoint import LOCK
+
+    if settle_environment().rank == 0:
+        with locked(out / "checkpoints" / LOCK, "trains here"):
+            _run(config, inputs, out)
+    else:
+        _run(config, inputs, out)
+
+
+def _run(config: Config, inputs: Inputs, out: Path) -> None:
+    from xbridge.models.loading import check_vocabulary, load_tokenizer, save_description
     from xbridge.training.checkpoint import claim
     from xbridge.training.monitor import Monitor
+    from xbridge.training.signals import StopSignals
     from xbridge.training.trackers import Trackers
     from xbridge.training.trainer import Trainer
 
-    claim(out, run_key(config, inputs))
-    if (out / "summary.json").exists():
+    if claim(out, run_key(config, inputs), writes=settle_environment().rank == 0):
         return
     start = start_of(config, inputs)
     vocabulary = inputs.tokenizer or start
@@ -84,17 +99,18 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
         validate_every=config.validate_every,
         monitor=(monitor := Monitor.of(config.early_stopping)),
         trackers=Trackers(config.trackers, out, canonical(config)),
+        describe=partial(save_description, model, tokenizer),
     )
     facts = {"steps": plan.num_steps, **plan.totals()._asdict(), "parameters": num_parameters(model)}
     log("plan", **facts, dropped=objective.num_dropped)
-    totals = trainer.run()
-    state = trainer.state_dict()
-    if trainer.is_main:
-        _save(model, tokenizer, out / "model", state, save_model)
-        facts |= {"generation": generation, "dropped_overlong": objective.num_dropped}
-        write_json(out / "summary.json", _summary(config, totals, facts, plan.ledger(totals.steps), monitor))
-        _remove_checkpoints(out / "checkpoints", config.keep_after)
-    trainer.wait()
+    with StopSignals() as stop:  # until the end: a signal after the last update lets the run finish
+        totals = trainer.run(stop)
+        trainer.export(out / "model")
+        if trainer.is_main:
+            facts |= {"generation": generation, "dropped_overlong": objective.num_dropped}
+            write_json(out / "summary.json", _summary(config, totals, facts, plan.ledger(totals.steps), monitor))
+            _remove_checkpoints(out / "checkpoints", config.keep_after)
+        trainer.wait()
 
 
 def run_key(config: Config, inputs: Inputs) -> str:
@@ -171,14 +187,6 @@ def _validator(
         return step in (0, num_steps) or bool(scores and scores.every and step % scores.every == 0)
 
     return Validator(losses, translations, is_due) if losses or translations else None
-
-
-def _save(model: Any, tokenizer: Any, folder: Path, state: Any, save_model: Any) -> None:
-    temporary = folder.with_name(".model.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_model(model, tokenizer, temporary, state)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
 
 
 def _summary(

@@ -8,20 +8,25 @@ numbers of an uninterrupted run.
 """
 
 import math
+import os
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from xbridge.core.console import progress
-from xbridge.core.errors import UserError
+from xbridge.core.console import log, progress
+from xbridge.core.errors import Interrupted, UserError
+from xbridge.core.files import write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Counts
+from xbridge.training.checkpoint import Checkpoints
 from xbridge.training.config import ZeroConfig
 from xbridge.training.engine import Engine, LossFunction, PlainEngine
 from xbridge.training.metrics_log import MetricsLog
@@ -36,6 +41,10 @@ from xbridge.training.zero import ZeroEngine, deepspeed_plugin
 Validate = Callable[[int, nn.Module, Poll], Findings]
 """`validate(step, model, poll)` calls `poll()` between its batches, equally often on every rank; a run that is asked
 to stop leaves it there by an exception and does the whole validation again when it continues."""
+
+
+STOPPED = "stopped.json"  # in checkpoints/: the last attempt was stopped by a signal and saved everything
+MAX_OVERFLOWS = 20  # updates in a row without one: the loss scale has then fallen by a million
 
 
 class BatchPlan(Protocol):
@@ -77,6 +86,7 @@ class Trainer:
     `loss(model, batch)` gives a LossSum for one micro-batch. `validate` is called before the first update, every
     `validate_every` updates (0 = never between) and after the last. `save_every` is in updates; with 0 a checkpoint is
     only written when a signal stops the run. The run ends early where `monitor` says so after a validation.
+    `describe(folder)` adds to a folder with weights what `from_pretrained` needs besides them.
     """
 
     def __init__(
@@ -96,15 +106,20 @@ class Trainer:
         validate_every: int = 0,
         monitor: Monitor | None = None,
         trackers: Trackers | None = None,
+        describe: Callable[[Path], None] | None = None,
     ):
         self._plan, self._optim, self._folder, self._seed = plan, optim, folder, seed
         self._validate, self._validate_every, self._save_every = validate, validate_every, save_every
         self._monitor = monitor or Monitor("loss", "min")
+        self._source = model
         self._engine = make_engine(model, loss, optim, precision, zero or ZeroConfig())
         self._place = self._engine.place
         self._log = MetricsLog(folder / "metrics.jsonl", writes=self.is_main, trackers=trackers)
-        self._checkpoints = self._engine.checkpoints(folder / "checkpoints", keep_checkpoints)
+        root = folder / "checkpoints"
+        self._checkpoints = Checkpoints(root, self._engine, self._place, keep_checkpoints, describe)
         self._saved = -1  # the step of the newest checkpoint of this run
+        self._timed = False  # the first save tells whether a signal leaves enough time for one
+        self._overflows = 0  # updates in a row that float16 overflows have cost
 
     def run(self, stop: StopSignals | None = None) -> Totals:
         """Do the updates that are left. With `stop` the caller listens to signals, and goes on doing so afterwards.
@@ -128,8 +143,7 @@ class Trainer:
                     done, should_stop = self._update(done, signals)
                     bar.update(1, loss=done.loss, tokens_per_second=round(done.tokens.nonpad / done.seconds))
                     if should_stop and (done.steps < self._plan.num_steps or self._validation_is_due(done)):
-                        self._save(done)
-                        raise signals.interrupted()
+                        raise self._stopped(done, signals)
 
     @property
     def is_main(self) -> bool:
@@ -140,9 +154,9 @@ class Trainer:
         """Return when all ranks have called this."""
         self._place.wait()
 
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Whole weights on rank 0 where they are sharded (ZeRO 3); None where the model itself has them."""
-        return self._engine.state_dict()
+    def export(self, folder: Path) -> None:
+        """Write the weights as they are as a `from_pretrained` folder; all ranks call it."""
+        self._checkpoints.export(folder)
 
     def _update(self, done: Totals, stop: StopSignals) -> tuple[Totals, bool]:
         started = time.perf_counter()
@@ -150,10 +164,13 @@ class Trainer:
         counts = self._plan.counts(step)
         rate = learning_rate(self._optim, step, self._plan.num_steps)
         seed_dropout(self._place, derive_seed(self._seed, "dropout", step, self._place.rank))
-        loss, should_stop = self._forward_backward(step, counts, stop)
+        with self._culprits() as culprits:
+            loss, should_stop = self._forward_backward(step, counts, stop)
         norm = self._engine.step(rate)
         if not math.isfinite(norm):
-            raise self._not_finite(step, "gradient norm", norm)
+            self._overflowed(step, norm, culprits)
+        else:
+            self._overflows = 0
         seconds = done.seconds + time.perf_counter() - started
         tokens = Counts(*(a + b for a, b in zip(done.tokens, counts, strict=True)))
         done = replace(done, steps=step + 1, loss=loss, tokens=tokens, seconds=seconds)
@@ -167,10 +184,11 @@ class Trainer:
                 "total_tokens": tokens.supervised,
                 "total_nonpad_tokens": tokens.nonpad,
                 "total_padded_tokens": tokens.padded,
-                "grad_norm": norm,
+                "grad_norm": norm if math.isfinite(norm) else None,
                 "lr": rate,
                 "batch_digest": self._plan.digest(step),
                 "seconds": round(seconds, 4),
+                **({"loss_scale": scale} if (scale := self._engine.counters().get("loss_scale")) else {}),
             }
         )
         return done, should_stop
@@ -210,22 +228,36 @@ class Trainer:
         try:
             found: Findings = self._engine.apply(lambda model: validate(done.steps, model, poll))
         except _Stop:
-            if done.steps:
-                self._save(done)
-            raise stop.interrupted() from None
+            raise self._stopped(done, stop) from None
         self._engine.train(True)
         self._log.write({"step": done.steps, **found.line()})
         self._monitor.update(done.steps, found.numbers())
         return replace(done, validation=found, validated_at=done.steps)
 
     def _save(self, done: Totals) -> None:
-        if done.steps != self._saved:
+        if done.steps != self._saved and done.steps:
+            started = time.perf_counter()
             self._checkpoints.save(done.steps, {**_to_json(done), "monitor": self._monitor.state()})
             self._saved = done.steps
+            if not self._timed:
+                self._timed = True
+                warn_of_short_notice(time.perf_counter() - started, done.seconds / done.steps)
+
+    def _stopped(self, done: Totals, stop: StopSignals) -> Interrupted:
+        """Save, and say for whoever started the run that it stopped on purpose."""
+        self._save(done)
+        interrupted = stop.interrupted()
+        if self.is_main:
+            note = {"signal": signal.Signals(interrupted.signum).name, "step": done.steps}
+            write_json(self._folder / "checkpoints" / STOPPED, note)
+        self.wait()
+        return interrupted
 
     def _resume(self) -> Totals:
         """Load the newest whole checkpoint and cut metrics.jsonl back to what it covers."""
         self._engine.train(True)
+        if self.is_main:
+            (self._folder / "checkpoints" / STOPPED).unlink(missing_ok=True)
         state = self._checkpoints.load_newest()
         done = _from_json(state) if state else Totals(0, None, Counts(0, 0, 0), 0.0, None, -1)
         if state:
@@ -239,10 +271,53 @@ class Trainer:
         self._log.cut(done.steps if state else -1, done.validated_at)
         return done
 
+    def _overflowed(self, step: int, norm: float, culprits: Sequence[str]) -> None:
+        """In float16 an update is skipped and the loss scale halved, for so long; else the run ends here."""
+        self._overflows += 1
+        if self._place.precision != "fp16":
+            raise self._not_finite(step, "gradient norm", norm)
+        if self._overflows > MAX_OVERFLOWS:
+            first = culprits[0] if culprits else "no single layer"
+            raise UserError(
+                f"{self._folder}: step {step + 1}: {self._overflows} updates in a row overflowed float16; the first "
+                f"gradient that is not finite is that of {first}; set precision: bf16, or lower optim.lr"
+            )
+
+    @contextmanager
+    def _culprits(self) -> Iterator[list[str]]:
+        """When the next overflow would be the last: names of parameters with a gradient that is not finite, in the
+        order of the backward pass."""
+        names: list[str] = []
+        hooks = []
+        if self._overflows == MAX_OVERFLOWS:
+            for name, parameter in self._source.named_parameters():
+                if parameter.requires_grad:
+                    note = partial(_note_if_not_finite, names, name)
+                    hooks.append(parameter.register_hook(note))  # type: ignore[no-untyped-call]
+        try:
+            yield names
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _not_finite(self, step: int, what: str, value: float) -> UserError:
         newest = self._checkpoints.newest()
         kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was due yet"
         return UserError(f"{self._folder}: step {step + 1}: the {what} is {value}; stopped, {kept}; lower optim.lr")
+
+
+def _note_if_not_finite(names: list[str], name: str, gradient: torch.Tensor) -> None:
+    if not torch.isfinite(gradient).all():
+        names.append(name)
+
+
+def warn_of_short_notice(save_seconds: float, step_seconds: float) -> None:
+    """Log when XBRIDGE_SIGNAL_SECONDS, the time between a launcher's signal and its kill, is less than is needed."""
+    notice = os.environ.get("XBRIDGE_SIGNAL_SECONDS")
+    needed = save_seconds + 2 * step_seconds
+    if notice is not None and needed > float(notice):
+        log("warning", message=f"a save takes {save_seconds:.0f} s and an update {step_seconds:.0f} s: a signal "
+            f"{notice} s before the end is too late; ask for at least {math.ceil(2 * needed)} s")  # fmt: skip
 
 
 class _Stop(Exception):
@@ -255,7 +330,7 @@ def make_engine(
     """The engine that the config asks for."""
     if not zero.stage:
         return PlainEngine(model, loss, optim, find_place(precision))
-    plugin = deepspeed_plugin(zero, optim.clip_norm)
+    plugin = deepspeed_plugin(zero, optim.clip_norm, precision)
     return ZeroEngine(model, loss, optim, find_place(precision, plugin), zero)
 
 

@@ -1,28 +1,28 @@
 """ZeRO (Rajbhandari et al., 2020) through DeepSpeed: the only file that imports it.
 
 The stage is chosen by the config, never by the launcher: the same file runs under python, torchrun, accelerate,
-deepspeed and srun. DeepSpeed's own checkpoints hold pickled shards; everything else that xbridge writes does not.
+deepspeed and srun. DeepSpeed's own checkpoints, pickled shards for one stage and one number of ranks, are not used.
 """
 
+import math
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from xbridge.core.errors import UserError
-from xbridge.core.files import read_json, write_json
 from xbridge.objectives.base import LossSum
-from xbridge.training.checkpoint import STATE, CheckpointFolder
 from xbridge.training.config import ZeroConfig
-from xbridge.training.engine import LossFunction
+from xbridge.training.engine import MOMENTS, LossFunction, new_moments, slot_of
+from xbridge.training.loss_scale import CALM, INITIAL
 from xbridge.training.optim import OptimConfig, make_optimizer
-from xbridge.training.placement import Place
+from xbridge.training.placement import Place, Precision
+from xbridge.training.tensor_files import Slot
 
 
-def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
+def deepspeed_plugin(config: ZeroConfig, clip_norm: float, precision: Precision) -> Any:
     """accelerate's DeepSpeedPlugin for `config`; `UserError` where DeepSpeed is not installed."""
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
@@ -40,11 +40,12 @@ def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     from accelerate import DeepSpeedPlugin
 
-    settings = {
+    settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # our plan makes the batches; DeepSpeed only insists on a number
         "gradient_accumulation_steps": 1,
         "gradient_clipping": clip_norm,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # it would compile its own for minutes; PyTorch's fused AdamW is as fast
         "zero_optimization": {
             "stage": config.stage,
             "offload_optimizer": {"device": config.offload_optimizer},
@@ -52,19 +53,38 @@ def deepspeed_plugin(config: ZeroConfig, clip_norm: float = 0.0) -> Any:
             "stage3_gather_16bit_weights_on_model_save": True,
         },
     }
+    if precision == "fp16":
+        settings["fp16"] = {
+            "enabled": True,
+            "initial_scale_power": int(math.log2(INITIAL)),
+            "loss_scale_window": CALM,
+            "hysteresis": 1,
+            "min_loss_scale": 1,
+        }
     return DeepSpeedPlugin(hf_ds_config=settings)
 
 
 class ZeroEngine:
-    """The optimiser's state, the gradients and the parameters spread over the ranks, as the stage says."""
+    """The optimiser's state, the gradients and the parameters spread over the ranks, as the stage says.
+
+    In bf16 and fp16 DeepSpeed keeps the weights in half precision and float32 masters of them beside the optimiser's
+    state; checkpoints hold the masters.
+    """
 
     def __init__(self, model: nn.Module, loss: LossFunction, optim: OptimConfig, place: Place, config: ZeroConfig):
-        self.place, self._config = place, config
+        self.place, self._config, self._model = place, config, model
         wrapped = _WithLoss(model, loss)
-        self._engine, self._optimizer = place.accelerator.prepare(wrapped, make_optimizer(model, optim))
-        self._model = model
+        full = {} if place.precision == "fp32" else {n: p.detach().clone() for n, p in model.named_parameters()}
+        self._engine, _ = place.accelerator.prepare(wrapped, make_optimizer(model, optim))
+        self._zero = self._engine.optimizer
+        self._updates = 0
         if config.stage == 3:
             _register_output_layer(wrapped, model)
+        if full:  # DeepSpeed made the masters from weights that it had rounded
+            for slot in self.weights():
+                if slot.name in full:
+                    slot.write(full.pop(slot.name))
+            self.end_restore()
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
@@ -85,21 +105,128 @@ class ZeroEngine:
 
     def step(self, rate: float) -> float:
         """Sum over the ranks, clip, update, clear; return the L2 norm of the whole gradient before clipping."""
-        for group in self._optimizer.param_groups:
+        for group in self._zero.param_groups:
             group["lr"] = rate
         self._engine.step()
+        if self._zero.overflow:
+            return math.inf
+        self._updates += 1
         return float(self._engine.get_global_grad_norm())
 
-    def checkpoints(self, root: Path, keep: int) -> "ZeroCheckpoints":
-        """The checkpoints below `root`."""
-        return ZeroCheckpoints(root, self.place.accelerator, self._engine, keep)
+    def weights(self) -> list[Slot]:
+        """Parameters and saved buffers, a tied parameter under its first name."""
+        names = {name for name, _ in self._model.named_parameters()}
+        saved = self._model.state_dict()
+        buffers = [(n, b) for n, b in self._model.named_buffers() if n in saved and n not in names]
+        parameters = [self._slot(name, parameter) for name, parameter in self._model.named_parameters()]
+        return [*parameters, *(slot_of(name, buffer) for name, buffer in buffers)]
 
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Whole weights on rank 0 at stage 3; None where the model itself has them."""
+    def moments(self) -> list[Slot]:
+        """AdamW's moments of the trained parameters; none before the first update."""
+        if not self._updates:
+            return []
+        self._link_moments()
+        trained = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        return [self._slot(f"{name}/{key}", parameter, key) for name, parameter in trained for key in MOMENTS]
+
+    def counters(self) -> dict[str, float]:
+        """Updates so far, and the loss scale."""
+        if self.place.precision != "fp16":
+            return {"updates": self._updates}
+        scaler = self._zero.loss_scaler
+        calm = scaler.cur_iter - scaler.last_overflow_iter - 1
+        return {"updates": self._updates, "loss_scale": scaler.cur_scale, "calm": calm}
+
+    def begin_restore(self, counters: Mapping[str, float]) -> None:
+        """Take the counters, and make room for the moments."""
+        self._updates = int(counters["updates"])
+        if self.place.precision == "fp16" and "loss_scale" in counters:
+            scaler = self._zero.loss_scaler
+            scaler.cur_scale, scaler.last_overflow_iter = counters["loss_scale"], -1
+            scaler.cur_iter = int(counters["calm"])
+        if not self._updates:
+            return
+        state = self._zero.optimizer.state
+        for flat in self._masters():
+            state[flat] = new_moments(flat, self._updates)
+        self._link_moments()
+
+    def end_restore(self) -> None:
+        """Bring the weights that the forward pass reads up to the masters."""
         if self._config.stage < 3:
-            return None
-        state = self.place.accelerator.get_state_dict(self._engine)
-        return {name.removeprefix("model."): tensor for name, tensor in (state or {}).items()}
+            self._zero.update_lp_params()
+            return
+        for group in range(len(self._zero.fp16_groups)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(group)
+        kept_whole = self._zero.persistent_parameters
+        if kept_whole:
+            kept_whole[0].partition(kept_whole)
+            kept_whole[0].all_gather(kept_whole)
+
+    def _link_moments(self) -> None:
+        """Let the parameters of stages 1 and 2 find their moments: DeepSpeed does it when only the first parameter
+        group has any."""
+        if self._config.stage < 3:
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _masters(self) -> list[torch.Tensor]:
+        stage_3 = self._config.stage == 3
+        flat = self._zero.fp32_partitioned_groups_flat if stage_3 else self._zero.single_partition_of_fp32_groups
+        return list(flat)
+
+    def _slot(self, name: str, parameter: Any, key: str | None = None) -> Slot:
+        """A parameter's master, or one of its moments; a frozen parameter has neither and is read as it is."""
+        from deepspeed import utils
+
+        shape = tuple(parameter.ds_shape if self._config.stage == 3 else parameter.shape)
+        if not parameter.requires_grad:
+            return self._frozen_slot(name, parameter, shape)
+
+        def read() -> Any:
+            found = (
+                utils.safe_get_full_optimizer_state(parameter, key)
+                if key
+                else utils.safe_get_full_fp32_param(parameter)
+            )
+            return found.view(shape)
+
+        def write(value: torch.Tensor) -> None:
+            if self._config.stage == 3:  # DeepSpeed's own setter reads past the end where the parts are uneven
+                value = _part_of(value.flatten(), parameter.ds_tensor.numel(), self.place.rank)
+                set_state, set_master = utils.safe_set_local_optimizer_state, utils.safe_set_local_fp32_param
+            else:
+                set_state, set_master = utils.safe_set_full_optimizer_state, utils.safe_set_full_fp32_param
+            if key:
+                set_state(parameter, value, key)
+            else:
+                set_master(parameter, value)
+
+        return Slot(name, shape, torch.float32, read, write)
+
+    def _frozen_slot(self, name: str, parameter: Any, shape: tuple[int, ...]) -> Slot:
+        import deepspeed
+
+        if self._config.stage < 3:
+            return slot_of(name, parameter)
+
+        def read() -> torch.Tensor:
+            with deepspeed.zero.GatheredParameters([parameter]):
+                whole: torch.Tensor = parameter.detach().clone()
+            return whole
+
+        def write(value: torch.Tensor) -> None:
+            with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if self.place.rank == 0:
+                    parameter.copy_(value)
+
+        return Slot(name, shape, torch.float32, read, write)
+
+
+def _part_of(flat: torch.Tensor, numel: int, rank: int) -> torch.Tensor:
+    """Rank `rank`'s `numel` elements of a flat tensor; zeros where it ends."""
+    part = flat[numel * rank : numel * (rank + 1)]
+    return torch.nn.functional.pad(part, (0, numel - part.numel()))
 
 
 class _WithLoss(nn.Module):
@@ -126,42 +253,3 @@ def _register_output_layer(wrapped: nn.Module, model: nn.Module) -> None:
     output = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
     if output is not None:
         deepspeed.zero.register_external_parameter(wrapped, output.weight)
-
-
-class ZeroCheckpoints(CheckpointFolder):
-    """Checkpoints of a sharded run: every rank writes its shards, rank 0 renames the folder."""
-
-    def __init__(self, root: Path, accelerator: Any, engine: Any, keep: int):
-        super().__init__(root, keep)
-        self._accelerator, self._engine = accelerator, engine
-
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`; `UserError` where the disk does not take it, older ones intact."""
-        is_main = self._accelerator.is_main_process
-        temporary = self.root / f".step-{step:06d}"
-        try:
-            if is_main:
-                self.begin(step)
-            self._accelerator.wait_for_everyone()
-            self._engine.save_checkpoint(str(temporary), tag="zero")
-            self._accelerator.wait_for_everyone()
-            if is_main:
-                write_json(temporary / STATE, {**state, "world_size": self._accelerator.num_processes})
-                self.finish(step, temporary)
-        except OSError as error:
-            raise self.failed(temporary, error) from None
-        self._accelerator.wait_for_everyone()
-
-    def load_newest(self) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint and return its state; `UserError` where the world size differs."""
-        path = self.newest()
-        if path is None:
-            return None
-        state: dict[str, Any] = read_json(path / STATE)
-        now = self._accelerator.num_processes
-        if state.get("world_size") != now:
-            raise UserError(
-                f"{path}: saved by {state.get('world_size')} processes under ZeRO, now {now}; start as many"
-            )
-        self._engine.load_checkpoint(str(path), tag="zero")
-        return state
