@@ -107,6 +107,10 @@ def test_every_example_comes_once_per_epoch_and_part():
     assert len(rows) == len(set(rows))
     ledger = plan.ledger()
     assert ledger["p0"]["epochs"] > 1
+    assert sum(part["tokens"] for part in ledger.values()) == plan.totals().nonpad
+    assert sum(part["supervised_tokens"] for part in ledger.values()) == plan.totals().supervised
+    before = [sum(part["tokens"] for part in plan.ledger(steps).values()) for steps in (0, 40, 41, 7)]
+    assert before == [sum(plan.counts(step).nonpad for step in range(steps)) for steps in (0, 40, 41, 7)]
     for part, size in ((0, 400), (1, 150)):
         seen = {row for p, row, epoch in rows if p == part and epoch == 0}
         assert seen == set(range(size))

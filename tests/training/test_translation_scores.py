@@ -83,7 +83,9 @@ def test_scores_come_with_their_signatures_and_are_those_of_the_translations_kep
 
 def test_scoring_does_not_change_what_is_learned(inputs, scored, tmp_path):
     train.run(config(objective="translation"), inputs, tmp_path)
-    plain = [{"step": line["step"], "validation": line["validation"]} for line in lines(scored) if "validation" in line]
+    plain = [
+        {key: line[key] for key in ("step", "validation", "ledger")} for line in lines(scored) if "validation" in line
+    ]
     assert [line for line in lines(tmp_path) if "validation" in line] == plain
     assert [line for line in lines(tmp_path) if "loss" in line] == [line for line in lines(scored) if "loss" in line]
 

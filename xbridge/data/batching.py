@@ -23,6 +23,7 @@ IntArray = NDArray[np.int64]
 POOL_BATCHES = 128  # batches per pool: enough that a pool has many rows of every length
 POOL_BATCHES_ROUNDED = 512  # the same where widths are rounded up: it takes more to fill whole batches of one width
 FIRST_POOL = 1024  # examples; the least that a whole pool has, and what tells how long examples are
+TALLY_ROWS = 1 << 18
 SMALLEST_POOL = 64  # examples; a pool that would run past the end of a phase is cut to it, but not below this
 
 
@@ -35,6 +36,11 @@ class Counts(NamedTuple):
     """Source and target tokens, special tokens included, padding not."""
     padded: int
     """Source and target tokens with padding, as one process would pad the whole global batch."""
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the padded tokens that are padding; 0 without any."""
+        return round(1 - self.nonpad / self.padded, 4) if self.padded else 0.0
 
 
 class Lengths(NamedTuple):
@@ -102,6 +108,7 @@ class TokenPlan:
             column = Counts._fields.index(budget.unit.removesuffix("_tokens"))
             self.num_steps = int(np.searchsorted(totals[:, column], budget.amount)) + 1
         self._counts = counts[: self.num_steps]
+        self._tally = _Tally(source, self._examples)
 
     def examples(self, step: int) -> Examples:
         """The examples of global batch `step`."""
@@ -136,13 +143,16 @@ class TokenPlan:
         return batches
 
     def ledger(self, num_steps: int | None = None) -> dict[str, dict[str, float]]:
-        """Per part: examples drawn and epochs (draws / size) by the first `num_steps` batches; None = by all."""
-        parts, end = self._source.parts, self.num_steps if num_steps is None else num_steps
-        drawn = np.bincount(self._examples.part[: self._starts[end]], minlength=len(parts))
+        """Per part, by the first `num_steps` batches (None = all): examples drawn, epochs (draws / size), source and
+        target tokens, and those of them that are scored."""
+        self._tally.count_to(int(self._starts[self.num_steps if num_steps is None else num_steps]))
         return {
-            part.name: {"examples": int(count), "epochs": round(float(count / part.size), 4)}
-            for part, count in zip(parts, drawn, strict=True)
-        }
+            part.name: {
+                "examples": int(examples), "epochs": round(float(examples / part.size), 4), "tokens": int(tokens),
+                "supervised_tokens": int(supervised),
+            }
+            for part, (examples, tokens, supervised) in zip(self._source.parts, self._tally.sums, strict=True)
+        }  # fmt: skip
 
     def _rows_of(self, budget: Budget, amount: float, lengths: Lengths) -> int:
         """About how many rows like those of `lengths` take `amount` of the budget."""
@@ -180,6 +190,28 @@ class TokenPlan:
             shuffled = permutation(derive_seed(self._seed, "batches", number), len(starts) - 1)
             steps.add(pool, lengths, starts, shuffled, self._multiple)
             number += 1
+
+
+class _Tally:
+    """Examples, tokens and supervised tokens per part of the rows so far; it goes on from where it was asked last."""
+
+    def __init__(self, source: Source, examples: Examples):
+        self._source, self._examples = source, examples
+        self._end = 0
+        self.sums = np.zeros((len(source.parts), 3), dtype=np.int64)
+
+    def count_to(self, end: int) -> None:
+        """Bring `sums`, (parts, 3), to the rows before `end`."""
+        if end < self._end:
+            self._end, self.sums = 0, np.zeros_like(self.sums)
+        while self._end < end:
+            rows = slice(self._end, min(self._end + TALLY_ROWS, end))
+            examples = Examples(*(column.astype(np.int64) for column in self._examples.take(rows)))
+            lengths = self._source.lengths(examples)
+            for column, weights in enumerate((None, lengths.source + lengths.target, lengths.supervised)):
+                counts = np.bincount(examples.part, weights=weights, minlength=len(self.sums))
+                self.sums[:, column] += counts.astype(np.int64)
+            self._end = rows.stop
 
 
 class _Steps:

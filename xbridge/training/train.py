@@ -98,11 +98,12 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
         validate=_validator(config, material, objective, plan.num_steps, out),
         validate_every=config.validate_every,
         monitor=(monitor := Monitor.of(config.early_stopping)),
+        ledger=plan.ledger,
         trackers=Trackers(config.trackers, out, canonical(config)),
         describe=partial(save_description, model, tokenizer),
     )
     facts = {"steps": plan.num_steps, **plan.totals()._asdict(), "parameters": num_parameters(model)}
-    log("plan", **facts, dropped=objective.num_dropped)
+    log("plan", **facts, padding_share=plan.totals().padding_share, dropped=objective.num_dropped)
     with StopSignals() as stop:  # until the end: a signal after the last update lets the run finish
         totals = trainer.run(stop)
         trainer.export(out / "model")
@@ -207,7 +208,7 @@ def _summary(
         "stopped_early": monitor.reason() if totals.steps < facts["steps"] else None,
         "budget": asdict(config.budget),
         "tokens": totals.tokens._asdict(),
-        "padding_share": round(1 - totals.tokens.nonpad / totals.tokens.padded, 4) if totals.steps else None,
+        "padding_share": totals.tokens.padding_share if totals.steps else None,
         "loss": totals.loss,
         **(found.line() if found else {"validation": None}),
         "best": {"metric": monitor.metric, "value": monitor.best, "step": monitor.best_step},

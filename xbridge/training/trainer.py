@@ -86,7 +86,8 @@ class Trainer:
     `loss(model, batch)` gives a LossSum for one micro-batch. `validate` is called before the first update, every
     `validate_every` updates (0 = never between) and after the last. `save_every` is in updates; with 0 a checkpoint is
     only written when a signal stops the run. The run ends early where `monitor` says so after a validation.
-    `describe(folder)` adds to a folder with weights what `from_pretrained` needs besides them.
+    `describe(folder)` adds to a folder with weights what `from_pretrained` needs besides them. What `ledger` says of
+    the updates so far stands in the lines of validations.
     """
 
     def __init__(
@@ -107,10 +108,11 @@ class Trainer:
         monitor: Monitor | None = None,
         trackers: Trackers | None = None,
         describe: Callable[[Path], None] | None = None,
+        ledger: Callable[[int], Mapping[str, Any]] | None = None,
     ):
         self._plan, self._optim, self._folder, self._seed = plan, optim, folder, seed
         self._validate, self._validate_every, self._save_every = validate, validate_every, save_every
-        self._monitor = monitor or Monitor("loss", "min")
+        self._monitor, self._ledger = monitor or Monitor("loss", "min"), ledger
         self._source = model
         self._engine = make_engine(model, loss, optim, precision, zero or ZeroConfig())
         self._place = self._engine.place
@@ -141,7 +143,12 @@ class Trainer:
                     if self._save_every and done.steps % self._save_every == 0 and done.steps:
                         self._save(done)
                     done, should_stop = self._update(done, signals)
-                    bar.update(1, loss=done.loss, tokens_per_second=round(done.tokens.nonpad / done.seconds))
+                    bar.update(
+                        1,
+                        loss=done.loss,
+                        tokens_per_second=round(done.tokens.nonpad / done.seconds),
+                        padding_share=done.tokens.padding_share,
+                    )
                     if should_stop and (done.steps < self._plan.num_steps or self._validation_is_due(done)):
                         raise self._stopped(done, signals)
 
@@ -230,7 +237,9 @@ class Trainer:
         except _Stop:
             raise self._stopped(done, stop) from None
         self._engine.train(True)
-        self._log.write({"step": done.steps, **found.line()})
+        if self.is_main:
+            ledger = {"ledger": self._ledger(done.steps)} if self._ledger is not None else {}
+            self._log.write({"step": done.steps, **found.line(), **ledger})
         self._monitor.update(done.steps, found.numbers())
         return replace(done, validation=found, validated_at=done.steps)
 
