@@ -104,3 +104,30 @@ def test_under_autocast_wide_hidden_states_are_multiplied_in_its_type():
         of_narrow = linear_cross_entropy(hidden.bfloat16(), weight, labels)
     assert torch.equal(of_wide, of_narrow)
     assert torch.autograd.grad(of_wide, hidden)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("convention", ["huggingface", "fairseq"])
+def test_bfloat16_inputs_give_their_float64_loss_and_gradients_to_bfloat16s_precision(convention):
+    hidden, weight, labels = inputs(torch.float32, rows=120, dim=32, vocabulary=300)
+    narrow = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    wide = [tensor.detach().double().requires_grad_() for tensor in narrow]
+    settings = {"label_smoothing": 0.1, "convention": convention, "chunk_rows": 16}
+    loss, expected = (linear_cross_entropy(*tensors, labels, **settings) for tensors in (narrow, wide))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-3, atol=0)  # logits of about 6 rounded to 8 bits
+    pairs = zip(gradients(loss, *narrow), gradients(expected, *wide), strict=True)
+    for got, true in pairs:
+        assert got.dtype == torch.bfloat16
+        assert (got.double() - true).norm() < 0.01 * true.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, where 16-bit products keep 32-bit sums")
+def test_on_a_gpu_the_logits_are_not_rounded_to_16_bits():
+    on_cpu = inputs(torch.float32, rows=200, dim=64, vocabulary=500)
+    hidden, weight, labels = (tensor.detach().cuda() for tensor in on_cpu)
+    hidden, weight = (tensor.bfloat16().requires_grad_() for tensor in (hidden, weight))
+    loss = linear_cross_entropy(hidden, weight, labels)
+    expected = linear_cross_entropy(hidden.double(), weight.double(), labels)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    for got, true in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True):
+        assert (got.double() - true.double()).norm() < 0.01 * true.double().norm()
