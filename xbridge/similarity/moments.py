@@ -30,12 +30,13 @@ from torch import Tensor
 from xbridge.ops.accumulate import accumulate
 from xbridge.ops.hsic import Estimator, cka_from_sums
 from xbridge.ops.ingest import ingest
-from xbridge.similarity.momentstate import SMALL_SUMS, Layout, State
+from xbridge.similarity.momentstate import SMALL_SUMS, Layout, Panel, State
 from xbridge.similarity.readout import hsic_sums, rsa_correlations
 from xbridge.similarity.rows import Rows, as_chunk
 
 BLOCK_ROWS = 2048
 RUN_FEATURES = 768  # columns of a product: it is still in the cache when it is added to the sums
+OWN_FEATURES = 256  # the same of a layer's products with itself: thinner, for less below the diagonal
 Precision: TypeAlias = Literal["float64", "float32"]
 
 
@@ -103,14 +104,12 @@ class SecondMoments:
         state.n += self._filled
         state.A += a_NS.sum(0)
         state.G += a_NS.T @ a_NS
-        sums = z_NF.T @ torch.cat([a_NS, torch.ones_like(a_NS[:, :1])], dim=1).to(z_NF.dtype)
-        state.U += sums[:, :-1]
-        state.s += sums[:, -1]
+        # few rows times many columns: the product the other way round can take libraries ten times as long
+        sums = torch.cat([a_NS, torch.ones_like(a_NS[:, :1])], dim=1).to(z_NF.dtype).T @ z_NF
+        state.U += sums[:-1].T
+        state.s += sums[-1]
         for panel, total in zip(self._layout.panels, state.C, strict=True):
-            left_FN = z_NF[:, self._layout.slices[panel.layer]].T
-            for start in range(panel.start, panel.stop, RUN_FEATURES):
-                run = slice(start, min(panel.stop, start + RUN_FEATURES))
-                accumulate(total[:, run.start - panel.start : run.stop - panel.start], left_FN @ z_NF[:, run])
+            self._add_products(panel, total, z_NF)
         self._filled = 0
 
     def merge(self, other: "SecondMoments") -> None:
@@ -234,6 +233,20 @@ class SecondMoments:
             if x.shape != (len(layers[0]), dim):
                 raise ValueError(f"{self.names[index]}: expected {(len(layers[0]), dim)}, got {tuple(x.shape)}")
         return layers
+
+    def _add_products(self, panel: Panel, total: Tensor, z_NF: Tensor) -> None:
+        """Add a block's products of one layer with a run of features; its own are symmetric, so half is computed."""
+        own = self._layout.slices[panel.layer]
+        z_ND, start = z_NF[:, own], panel.start
+        if start == own.start:
+            for left in range(0, own.stop - own.start, OWN_FEATURES):
+                run = slice(left, min(own.stop - own.start, left + OWN_FEATURES))
+                accumulate(total[: run.stop, run], z_ND[:, : run.stop].T @ z_ND[:, run])
+                total[run, :left] = total[:left, run].T
+            start = own.stop
+        for left in range(start, panel.stop, RUN_FEATURES):
+            run = slice(left, min(panel.stop, left + RUN_FEATURES))
+            accumulate(total[:, run.start - panel.start : run.stop - panel.start], z_ND.T @ z_NF[:, run])
 
     def _make_block(self, like: Tensor, capacity: int = BLOCK_ROWS) -> None:
         """Room for a block of rows, of the type and on the device of `like`."""
