@@ -6,6 +6,9 @@ STABLE_TORCH_LIBRARY(xbridge, m) {
   m.def("ingest(Tensor x, Tensor shift, float scale, Tensor(a!) rows, Tensor(b!) squared_lengths) -> int");
   m.def("accumulate(Tensor(a!) total, Tensor values) -> ()");
   m.def("gram_sums(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas) -> (Tensor, Tensor)");
+  m.def(
+      "batch_gram_sums(Tensor[] layers, Tensor[] shifts, float[] scales, str kernel, float[] gammas, int size) -> "
+      "(Tensor, Tensor)");
   m.def("permuted_products(Tensor k, Tensor l, Tensor orders) -> Tensor");
   m.def("pair_products(Tensor x, Tensor y, Tensor rows, Tensor columns, bool distances, Tensor(a!) out) -> ()");
   m.def(

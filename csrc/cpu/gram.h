@@ -24,6 +24,9 @@ struct GramTotals {
 // Vectors of the widest kind that the processor has; float32 tiles.
 void gram_sums_vector(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals);
 
+// The same on one thread, for rows that are few: tiles as large as its caches take.
+void gram_sums_of_batch(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals);
+
 // AMX: bfloat16 tiles with float32 sums. Layers that bfloat16 holds exactly take one product, others three (x = hi + lo).
 void gram_sums_amx(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals);
 

@@ -19,36 +19,22 @@
 #include "aligned.h"
 #include "features.h"
 #include "gram_vector.h"
+#include "panels.h"
 #include "targets.h"
 
 namespace xbridge {
 namespace {
 
-constexpr int64_t panel_depth = 256;     // features in a packed panel: also the longest float32 sum of products
-constexpr int64_t buffer_stride = 272;   // above panel_depth, and not a power of two: rows fall in different cache sets
 constexpr int64_t side_unit = 96;        // a multiple of every kernel's register block, both ways
 constexpr int64_t max_side = 384;
 constexpr int64_t run_rows = 96;         // longest float32 sum along a column
 constexpr int64_t run_vectors = 128;     // longest float32 sum of products of layers, per lane
-constexpr int64_t max_tile_floats = 1 << 20;  // of all layers together: what stays in the outer caches
+constexpr int64_t max_tile_floats = 1 << 20;   // of all layers together: what stays in the outer caches
+constexpr int64_t max_batch_floats = 1 << 22;  // of all layers together, where one thread has it all
+constexpr int64_t shared_panels = 16;          // so many, where threads share: enough tiles for all
 constexpr int64_t max_tasks = 512;
 constexpr int64_t pilot_rows = 16;
-
-struct Float16Bits {
-  uint16_t bits;
-};
-
-struct Bfloat16Bits {
-  uint16_t bits;
-};
-
-struct Rows {
-  const void* data;
-  ScalarType type;
-  int64_t stride, dim;
-  const float* shift;
-  float scale;
-};
+constexpr int64_t size_rows = 4;  // enough for the order of magnitude of a length
 
 struct Tile {
   int64_t side, first_row, rows, first_col, cols;
@@ -63,6 +49,7 @@ struct Curve {
 
 struct TileKernels {
   void (*squared_lengths)(const Rows&, int64_t first, int64_t count, float* scratch, float* out);
+  void (*quick_lengths)(const Rows&, int64_t first, int64_t count, float* scratch, float* out);
   void (*inner_products)(const Rows&, const Tile&, float* scratch, float* c);
   void (*finish)(const Curve&, const Tile&, const float* half_rows, const float* half_cols, float* c, double* row_sums,
                  double* col_sums);
@@ -73,11 +60,13 @@ XBRIDGE_BEGIN_FUSED
 
 namespace portable {
 constexpr int lanes = 4, block_rows = 4, block_vectors = 2;
+#include "panels.inl"
 #include "gram_vector.inl"
 }  // namespace portable
 
 namespace wide {
 constexpr int lanes = 16, block_rows = 12, block_vectors = 2;
+#include "panels.inl"
 #include "gram_vector.inl"
 }  // namespace wide
 
@@ -85,6 +74,7 @@ constexpr int lanes = 16, block_rows = 12, block_vectors = 2;
 XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX2)
 namespace avx2 {
 constexpr int lanes = 8, block_rows = 6, block_vectors = 2;
+#include "panels.inl"
 #include "gram_vector.inl"
 }  // namespace avx2
 XBRIDGE_END_TARGET
@@ -92,6 +82,7 @@ XBRIDGE_END_TARGET
 XBRIDGE_BEGIN_TARGET(XBRIDGE_AVX512)
 namespace avx512 {
 constexpr int lanes = 16, block_rows = 12, block_vectors = 2;
+#include "panels.inl"
 #include "gram_vector.inl"
 }  // namespace avx512
 XBRIDGE_END_TARGET
@@ -158,7 +149,7 @@ double mean_kernel(const Rows& rows, int64_t n, double scale, double gamma, bool
 
 // Linear kernels are computed of rows of length about 1, so that no square leaves float32's range.
 void choose_linear(Prepared& layer, int64_t n, double scale) {
-  double size = mean_square(layer.rows, n, std::min(n, pilot_rows));
+  double size = mean_square(layer.rows, n, std::min(n, size_rows));
   if (size == 0) size = mean_square(layer.rows, n, n);
   const double unit = size > 0 && std::isfinite(size) ? std::exp2(-std::round(std::log2(size) / 2)) : 1;
   layer.rows.scale = static_cast<float>(unit);
@@ -182,10 +173,11 @@ void choose_curve(Prepared& layer, int64_t n, double scale, Kernel kernel, doubl
 
 class Gram {
  public:
-  Gram(const std::vector<GramLayer>& layers, Kernel kernel, const TileKernels& kernels)
+  Gram(const std::vector<GramLayer>& layers, Kernel kernel, const TileKernels& kernels, int64_t least_panels, int64_t max_floats)
       : kernels_(kernels), n_(layers[0].rows.size(0)), num_layers_(static_cast<int>(layers.size())) {
-    side_ = std::clamp(n_ / 16 / side_unit * side_unit, side_unit, max_side);
-    while (side_ > side_unit && side_ * side_ * num_layers_ > max_tile_floats) side_ -= side_unit;
+    const int64_t panel = least_panels == 1 ? ceil_div(n_, side_unit) : n_ / least_panels / side_unit;
+    side_ = std::clamp(panel * side_unit, side_unit, max_side);
+    while (side_ > side_unit && side_ * side_ * num_layers_ > max_floats) side_ -= side_unit;
     for (const GramLayer& layer : layers) {
       const Tensor& x = layer.rows;
       Prepared prepared{};
@@ -232,17 +224,19 @@ class Gram {
   // Squared lengths, which also show what is not finite, and from them the unit of row sums.
   void measure(int index) {
     Prepared& layer = layers_[index];
+    const bool linear = layer.curve.shape == Kernel::linear;
     const int64_t padded = ceil_div(n_, side_) * side_;
     layer.half_lengths = aligned<float>(padded);
     float* lengths = layer.half_lengths.get();
     std::fill(lengths + n_, lengths + padded, 0.0f);
+    const auto squared_lengths = linear ? kernels_.quick_lengths : kernels_.squared_lengths;
     torch::stable::parallel_for(0, ceil_div(n_, side_unit), ceil_div(32, layer.rows.dim / 64 + 1), [&](int64_t begin, int64_t end) {
       const Aligned<float> scratch = aligned<float>(panel_depth * side_unit);
       const int64_t first = begin * side_unit;
-      kernels_.squared_lengths(layer.rows, first, std::min(n_, end * side_unit) - first, scratch.get(), lengths + first);
+      squared_lengths(layer.rows, first, std::min(n_, end * side_unit) - first, scratch.get(), lengths + first);
     });
     // products of two inner products, 128 of them, must stay below 3.4e38
-    const float longest = layer.curve.shape == Kernel::linear ? 1e17f : 1e30f;
+    const float longest = linear ? 1e17f : 1e30f;
     double total = 0;
     for (int64_t i = 0; i < n_; ++i) {
       STD_TORCH_CHECK(lengths[i] <= longest, "gram_sums: layer ", index, ", row ", i,
@@ -250,8 +244,8 @@ class Gram {
       total += lengths[i];
     }
     const double largest = *std::max_element(lengths, lengths + n_);
-    const double bound = layer.curve.shape == Kernel::linear ? std::sqrt(largest * total * static_cast<double>(n_))
-                                                             : std::exp2(layer.curve.offset) * static_cast<double>(n_);
+    const double bound = linear ? std::sqrt(largest * total * static_cast<double>(n_))
+                                : std::exp2(layer.curve.offset) * static_cast<double>(n_);
     layer.row_sum_unit = bound > 0 ? std::exp2(std::ceil(std::log2(bound)) - 61) : 1;
     for (int64_t i = 0; i < n_; ++i) lengths[i] /= 2;
   }
@@ -327,11 +321,15 @@ class Gram {
 }  // namespace
 
 void gram_sums_vector(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
-  Gram(layers, kernel, kernels_for(best_isa())).sums(totals);
+  Gram(layers, kernel, kernels_for(best_isa()), shared_panels, max_tile_floats).sums(totals);
+}
+
+void gram_sums_of_batch(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
+  Gram(layers, kernel, kernels_for(best_isa()), 1, max_batch_floats).sums(totals);
 }
 
 void gram_sums_wide(const std::vector<GramLayer>& layers, Kernel kernel, const GramTotals& totals) {
-  Gram(layers, kernel, wide::kernels).sums(totals);
+  Gram(layers, kernel, wide::kernels, shared_panels, max_tile_floats).sums(totals);
 }
 
 }  // namespace xbridge

@@ -1,98 +1,6 @@
-// Float32 tiles of kernel matrices on vectors of `lanes` floats. Included once per instruction set, inside a namespace
-// that defines `lanes`, `block_rows` and `block_vectors` (the register block of the matrix product); includes nothing,
-// so that no function of a header is compiled for an instruction set that the processor may lack.
+// Float32 tiles of kernel matrices. Included after panels.inl, once per instruction set; includes nothing.
 
-constexpr int block_cols = block_vectors * lanes;
-
-typedef float Vec __attribute__((vector_size(4 * lanes), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(4 * lanes), may_alias));
-typedef float Quad __attribute__((vector_size(16), may_alias));
-
-#if defined(__clang__)
-#define XBRIDGE_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define XBRIDGE_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (QuadIndex){i, j, k, l})
-typedef int32_t QuadIndex __attribute__((vector_size(16)));
-#endif
-
-[[gnu::always_inline]] inline float widen(float x) { return x; }
-
-[[gnu::always_inline]] inline float widen(Bfloat16Bits x) { return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16); }
-
-[[gnu::always_inline]] inline float widen(Float16Bits x) {
-  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fff) << 13, sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
-  // a subnormal number m 2^-24 is (0.5 + m 2^-24) - 0.5; otherwise only the exponent's bias changes (infinity: once more)
-  const float subnormal = __builtin_bit_cast(float, (magnitude >> 13) | 0x3f000000u) - 0.5f;
-  const uint32_t rebiased = magnitude + (magnitude >= 0x0f800000u ? 0x70000000u : 0x38000000u);
-  const uint32_t bits = magnitude < 0x00800000u ? __builtin_bit_cast(uint32_t, subnormal) : rebiased;
-  return __builtin_bit_cast(float, bits | sign);
-}
-
-template <typename T>
-void read_row(const T* __restrict__ x, const float* __restrict__ shift, float scale, float* __restrict__ out, int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k) out[k] = (widen(x[k]) - shift[k]) * scale;
-}
-
-// `width` rows of a buffer to out[k][row]; width >= 4, so that blocks of four cover it, if need be overlapping.
-template <int width>
-void interleave(const float (&buffer)[width][buffer_stride], int64_t depth, float* out) {
-  for (int64_t k = 0; k < depth; k += 4) {
-    for (int start = 0; start < width; start += 4) {
-      const int row = start + 4 <= width ? start : width - 4;
-      const Quad a = *reinterpret_cast<const Quad*>(&buffer[row][k]), b = *reinterpret_cast<const Quad*>(&buffer[row + 1][k]);
-      const Quad c = *reinterpret_cast<const Quad*>(&buffer[row + 2][k]), d = *reinterpret_cast<const Quad*>(&buffer[row + 3][k]);
-      const Quad ab_low = XBRIDGE_SHUFFLE(a, b, 0, 4, 1, 5), ab_high = XBRIDGE_SHUFFLE(a, b, 2, 6, 3, 7);
-      const Quad cd_low = XBRIDGE_SHUFFLE(c, d, 0, 4, 1, 5), cd_high = XBRIDGE_SHUFFLE(c, d, 2, 6, 3, 7);
-      const Quad columns[4] = {XBRIDGE_SHUFFLE(ab_low, cd_low, 0, 1, 4, 5), XBRIDGE_SHUFFLE(ab_low, cd_low, 2, 3, 6, 7),
-                               XBRIDGE_SHUFFLE(ab_high, cd_high, 0, 1, 4, 5), XBRIDGE_SHUFFLE(ab_high, cd_high, 2, 3, 6, 7)};
-      for (int q = 0; q < 4; ++q) __builtin_memcpy(out + (k + q) * width + row, &columns[q], sizeof(Quad));
-    }
-  }
-}
-
-// Entries [k0, k0 + depth) of `count` rows as out[block][k][row of the block]: shifted, scaled, padded with zeros to whole
-// blocks of `width` rows and to a multiple of four entries.
-template <int width, typename T>
-void pack_as(const Rows& rows, int64_t first, int64_t count, int64_t k0, int64_t depth, float* out) {
-  alignas(64) float buffer[width][buffer_stride];
-  const int64_t padded = (depth + 3) / 4 * 4;
-  for (int64_t block = 0; block < count; block += width, out += padded * width) {
-    for (int row = 0; row < width; ++row) {
-      const int64_t present = block + row < count ? depth : 0;
-      const T* x = static_cast<const T*>(rows.data) + (first + block + row) * rows.stride + k0;
-      if (present > 0) read_row(x, rows.shift + k0, rows.scale, buffer[row], depth);
-      for (int64_t k = present; k < padded; ++k) buffer[row][k] = 0;
-    }
-    interleave<width>(buffer, padded, out);
-  }
-}
-
-template <int width>
-void pack(const Rows& rows, int64_t first, int64_t count, int64_t k0, int64_t depth, float* out) {
-  switch (rows.type) {
-    case ScalarType::Half: return pack_as<width, Float16Bits>(rows, first, count, k0, depth, out);
-    case ScalarType::BFloat16: return pack_as<width, Bfloat16Bits>(rows, first, count, k0, depth, out);
-    default: return pack_as<width, float>(rows, first, count, k0, depth, out);
-  }
-}
-
-// c = or += a b for one register block; a: [k][block_rows], b: [k][block_cols], `stride` floats from row to row of c.
-template <bool add>
-[[gnu::always_inline]] inline void multiply_block(const float* __restrict__ a, const float* __restrict__ b, int64_t depth, float* __restrict__ c,
-                           int64_t stride) {
-  Vec sums[block_rows][block_vectors] = {};
-  for (int64_t k = 0; k < depth; ++k, a += block_rows, b += block_cols) {
-    Vec right[block_vectors];
-    for (int v = 0; v < block_vectors; ++v) right[v] = reinterpret_cast<const Vec*>(b)[v];
-    for (int row = 0; row < block_rows; ++row) {
-      for (int v = 0; v < block_vectors; ++v) sums[row][v] += a[row] * right[v];
-    }
-  }
-  for (int row = 0; row < block_rows; ++row) {
-    Vec* to = reinterpret_cast<Vec*>(c + row * stride);
-    for (int v = 0; v < block_vectors; ++v) to[v] = add ? to[v] + sums[row][v] : sums[row][v];
-  }
-}
 
 // A tile of x_i . x_j in `c`. In a tile on the diagonal, register blocks below it are left as they are.
 void inner_products(const Rows& rows, const Tile& tile, float* scratch, float* c) {
@@ -102,17 +10,7 @@ void inner_products(const Rows& rows, const Tile& tile, float* scratch, float* c
     const int64_t depth = rows.dim - k0 < panel_depth ? rows.dim - k0 : panel_depth, padded = (depth + 3) / 4 * 4;
     pack<block_rows>(rows, tile.first_row, tile.rows, k0, depth, left);
     pack<block_cols>(rows, tile.first_col, tile.cols, k0, depth, right);
-    for (int64_t col = 0; col < tile.cols; col += block_cols) {
-      const int64_t last = tile.diagonal && col + block_cols < tile.rows ? col + block_cols : tile.rows;
-      for (int64_t row = 0; row < last; row += block_rows) {
-        float* block = c + row * tile.side + col;
-        if (k0 == 0) {
-          multiply_block<false>(left + row * padded, right + col * padded, padded, block, tile.side);
-        } else {
-          multiply_block<true>(left + row * padded, right + col * padded, padded, block, tile.side);
-        }
-      }
-    }
+    multiply_panels(left, right, padded, tile.rows, tile.cols, tile.diagonal, k0 > 0, c, tile.side);
   }
 }
 
@@ -134,6 +32,41 @@ void squared_lengths(const Rows& rows, int64_t first, int64_t count, float* scra
     alignas(4 * lanes) float lengths[block_cols];
     __builtin_memcpy(lengths, totals, sizeof lengths);
     for (int64_t i = 0; i < present; ++i) out[block + i] = lengths[i];
+  }
+}
+
+[[gnu::always_inline]] inline double sum_of(const Vec& x) {
+  double total = 0;
+  for (int lane = 0; lane < lanes; ++lane) total += x[lane];
+  return total;
+}
+
+// |x_i|^2 in any order of additions: what inner products need, which are not compared with it.
+template <typename T>
+void quick_lengths_of(const Rows& rows, int64_t first, int64_t count, float* scratch, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T* x = static_cast<const T*>(rows.data) + (first + i) * rows.stride;
+    float total = 0;
+    for (int64_t k0 = 0; k0 < rows.dim; k0 += panel_depth) {
+      const int64_t depth = rows.dim - k0 < panel_depth ? rows.dim - k0 : panel_depth, padded = (depth + lanes - 1) / lanes * lanes;
+      read_row(x + k0, rows.shift + k0, rows.scale, scratch, depth);
+      for (int64_t k = depth; k < padded; ++k) scratch[k] = 0;
+      Vec sum = {};
+      for (int64_t k = 0; k < padded; k += lanes) {
+        const Vec entries = *reinterpret_cast<const Vec*>(scratch + k);
+        sum += entries * entries;
+      }
+      total += sum_of(sum);
+    }
+    out[i] = total;
+  }
+}
+
+void quick_lengths(const Rows& rows, int64_t first, int64_t count, float* scratch, float* out) {
+  switch (rows.type) {
+    case ScalarType::Half: return quick_lengths_of<Float16Bits>(rows, first, count, scratch, out);
+    case ScalarType::BFloat16: return quick_lengths_of<Bfloat16Bits>(rows, first, count, scratch, out);
+    default: return quick_lengths_of<float>(rows, first, count, scratch, out);
   }
 }
 
@@ -172,12 +105,6 @@ template <bool root>
     const Vec power = curve.offset - distance;
     *value = exp2_minus(power > -126.0f ? power : Vec{} - 126.0f, curve.unit);
   }
-}
-
-[[gnu::always_inline]] inline double sum_of(const Vec& x) {
-  double total = 0;
-  for (int lane = 0; lane < lanes; ++lane) total += x[lane];
-  return total;
 }
 
 // Kernel values in place of inner products, zero outside the matrix and, in a tile on the diagonal, for j <= i; and their
@@ -253,6 +180,4 @@ void layer_products(const float* c, int64_t layer_stride, int64_t count, int num
   }
 }
 
-constexpr TileKernels kernels = {squared_lengths, inner_products, finish, layer_products};
-
-#undef XBRIDGE_SHUFFLE
+constexpr TileKernels kernels = {squared_lengths, quick_lengths, inner_products, finish, layer_products};

@@ -13,6 +13,7 @@ import subprocess
 import pytest
 import torch
 
+from xbridge.ops.batch_gram_sums import batch_gram_sums as batch_op
 from xbridge.ops.gram_sums import GramTotals
 from xbridge.ops.gram_sums import gram_sums as op
 from xbridge.ops.hsic import hsic_from_sums
@@ -241,6 +242,52 @@ def test_the_operator_keeps_the_rules_of_the_dispatcher():
         (layers, [s.float() for s in shifts], scales, "rbf", [1.0, 1.0]),
         test_utils=("test_schema", "test_faketensor"),
     )
+    torch.library.opcheck(
+        torch.ops.xbridge.batch_gram_sums.default,
+        (layers, [s.float().expand(4, -1).contiguous() for s in shifts], scales, "rbf", [1.0, 1.0], 5),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("size", [5, 50, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_have_the_sums_that_each_has_by_itself(kernel, size, dtype):
+    layers, _, scales = layers_of(3 * size, (20, 33, 7), dtype=dtype)
+    shifts = [x.double().unflatten(0, (3, size)).mean(1) for x in layers]
+    gammas = gammas_of(3, kernel)
+    found = batch_op(layers, shifts, scales, kernel, gammas, size)
+    for b in range(3):
+        batch = [x[b * size : (b + 1) * size] for x in layers], [shift[b] for shift in shifts]
+        totals = GramTotals(found.products[b], found.row_sums[b])
+        assert_sums(totals, kernel_matrices(*batch, scales, kernel, gammas), SUM[kernel])
+
+
+def test_batches_do_not_depend_on_threads_nor_on_what_comes_with_them():
+    layers, _, scales = layers_of(4 * 64, (30, 100))
+    shifts = [x.double().unflatten(0, (4, 64)).mean(1) for x in layers]
+    whole = batch_op(layers, shifts, scales, "linear", [1.0, 1.0], 64)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        again = batch_op(layers, shifts, scales, "linear", [1.0, 1.0], 64)
+    finally:
+        torch.set_num_threads(threads)
+    last = batch_op([x[192:] for x in layers], [s[3:] for s in shifts], scales, "linear", [1.0, 1.0], 64)
+    assert torch.equal(again.products, whole.products)
+    assert torch.equal(again.row_sums, whole.row_sums)
+    assert torch.equal(last.products[0], whole.products[3])
+
+
+def test_batches_name_what_is_not_finite_and_what_does_not_fit():
+    layers, _, scales = layers_of(40, (6, 8))
+    shifts = [torch.zeros(4, 6), torch.zeros(4, 8)]
+    layers[1][23, 2] = float("inf")
+    with pytest.raises(RuntimeError, match="layer 1, row 3 is not finite"):
+        batch_op.on("native", layers, shifts, scales, "linear", [1.0, 1.0], 10)
+    with pytest.raises(RuntimeError, match="40 rows are not batches of 9"):
+        batch_op.on("native", layers, shifts, scales, "linear", [1.0, 1.0], 9)
+    assert "float64" in batch_op.why_not("native", [layers[0].double()], shifts, scales, "linear", [1.0], 10)
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
@@ -252,7 +299,7 @@ def test_the_inner_loop_of_the_matrix_product_is_fused_multiply_adds_in_register
     code = subprocess.run(
         ["objdump", "-dC", "--no-show-raw-insn", f"{__path__[0]}/{LIBRARY}"], capture_output=True, text=True, check=True
     ).stdout
-    body = re.search(rf"{level}::inner_products\(.*?\)>:\n(.*?)\n\n", code, re.DOTALL)[1].splitlines()
+    body = re.search(rf"{level}::multiply_panels\(.*?\)>:\n(.*?)\n\n", code, re.DOTALL)[1].splitlines()
     loops = [loop for loop in innermost_loops(body) if sum("vfmadd" in line for line in loop) == block]
     assert loops
     for loop in loops:

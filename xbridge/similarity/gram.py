@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xbridge.ops.batch_gram_sums import batch_gram_sums
 from xbridge.ops.dispatch import Backend, checked
 from xbridge.ops.gram_sums import GramTotals, TileKernel, gram_sums
 from xbridge.ops.hsic import Estimator, HsicSums, cka_from_sums
@@ -42,9 +43,39 @@ def whole_sample_sums(
     shifts, scales, gammas = [k.shift for k in kernels], [k.scale for k in kernels], [k.gamma for k in kernels]
     totals = gram_sums.on(backend, rows, shifts, scales, kernel, gammas)
     if estimator == "biased":
-        diagonal_SN = torch.stack([_diagonal(x, k, kernel) for x, k in zip(rows, kernels, strict=True)])
+        diagonal_SN = _diagonals(rows, shifts, kernels, kernel)
         totals = GramTotals(totals.products + diagonal_SN @ diagonal_SN.T, totals.row_sums + diagonal_SN)
     return _as_hsic_sums(totals, split)
+
+
+def batch_sums(
+    layers: Sequence[Tensor],
+    means: Sequence[Tensor],
+    *,
+    split: int | None,
+    kernel: TileKernel,
+    kernels: Sequence[KernelLayer],
+    estimator: Estimator,
+) -> HsicSums:
+    """The sums of HSIC of each of B batches of equally many rows, about their means: with a leading axis of batches.
+
+    layers: (n, d_l) each, finite; means: (B, d_l) each, as of `batch_means`.
+    """
+    size = len(layers[0]) // len(means[0])
+    totals = batch_gram_sums(layers, means, [k.scale for k in kernels], kernel, [k.gamma for k in kernels], size)
+    if estimator == "biased":
+        batches = [torch.split(x, size) for x in layers]
+        diagonal_BSN = torch.stack(
+            [_diagonals([x[b] for x in batches], [m[b] for m in means], kernels, kernel) for b in range(len(means[0]))]
+        )
+        totals = GramTotals(totals.products + diagonal_BSN @ diagonal_BSN.mT, totals.row_sums + diagonal_BSN)
+    return _as_hsic_sums(totals, split)
+
+
+def batch_means(x: Tensor, size: int) -> Tensor:
+    """The mean of every run of `size` rows, one by one, so that it is the same whatever comes along: (B, d) float64."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.stack([batch.mean(0, dtype=dtype) for batch in torch.split(x, size)]).double()
 
 
 class GramSums:
@@ -170,26 +201,33 @@ def _check_finite(x: Tensor, name: str) -> None:
             as_rows(x, name)  # names the row
 
 
-def _diagonal(x: Tensor, layer: KernelLayer, kernel: TileKernel) -> Tensor:
+def _diagonals(
+    layers: Sequence[Tensor], shifts: Sequence[Tensor], kernels: Sequence[KernelLayer], kernel: TileKernel
+) -> Tensor:
+    """k(x_i, x_i) of every layer: (S, n) float64."""
     if kernel != "linear":
-        return torch.ones(len(x), dtype=torch.float64, device=x.device)
-    blocks = torch.split(x, 4096)
-    return torch.cat([((b.double() - layer.shift.to(x.device)) * layer.scale).square().sum(1) for b in blocks])
+        return torch.ones(len(layers), len(layers[0]), dtype=torch.float64, device=layers[0].device)
+    return torch.stack(
+        [
+            torch.cat([((b.double() - shift.to(x.device)) * k.scale).square().sum(1) for b in torch.split(x, 4096)])
+            for x, shift, k in zip(layers, shifts, kernels, strict=True)
+        ]
+    )
 
 
 def _as_hsic_sums(totals: GramTotals, split: int | None) -> HsicSums:
-    products, r_SN = totals
-    num_layers, n = r_SN.shape
+    products, r_SN = totals  # and any leading axes
+    num_layers, n = r_SN.shape[-2:]
     a, b = slice(0, split or num_layers), slice(split or 0, num_layers)
-    own, own_rows, own_totals = products.diagonal(), r_SN.square().sum(1), r_SN.sum(1)
+    own, own_rows, own_totals = products.diagonal(dim1=-2, dim2=-1), r_SN.square().sum(-1), r_SN.sum(-1)
     return HsicSums(
-        pair=products[a, b],
-        pair_rows=r_SN[a] @ r_SN[b].T,
-        left=own[a],
-        left_rows=own_rows[a],
-        left_total=own_totals[a],
-        right=own[b],
-        right_rows=own_rows[b],
-        right_total=own_totals[b],
+        pair=products[..., a, b],
+        pair_rows=r_SN[..., a, :] @ r_SN[..., b, :].mT,
+        left=own[..., a],
+        left_rows=own_rows[..., a],
+        left_total=own_totals[..., a],
+        right=own[..., b],
+        right_rows=own_rows[..., b],
+        right_total=own_totals[..., b],
         num_examples=torch.tensor(float(n), dtype=torch.float64, device=r_SN.device),
     )

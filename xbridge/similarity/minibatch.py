@@ -20,7 +20,7 @@ from torch import Tensor
 
 from xbridge.ops.gram_sums import GramBlocks
 from xbridge.ops.hsic import Estimator, HsicSums, hsics
-from xbridge.similarity.gram import whole_sample_sums
+from xbridge.similarity.gram import batch_means, batch_sums
 from xbridge.similarity.kernels import Bandwidth, Kernel, KernelLayer, check_kernel, kernel_layers, unit_rows
 from xbridge.similarity.rows import Rows, as_chunk
 
@@ -167,37 +167,49 @@ class MinibatchSums:
 
     def _consume(self, at_least: int) -> None:
         """Take batches off the pending rows while so many are there."""
-        if self._num_pending < at_least:
-            return
-        rows = [torch.cat(kept) if len(kept) > 1 else kept[0] for kept in self._pending]
-        start = 0
         while self._num_pending >= at_least:
-            size = self.batch_size if self._num_pending >= self.batch_size + 4 else self._num_pending
-            self._add([x[start : start + size] for x in rows], size)
-            start += size
-            self._num_pending -= size
-        self._pending = [[x[start:]] if start < len(x) else [] for x in rows]
+            whole = self._num_pending >= self.batch_size + 4
+            size = self.batch_size if whole else self._num_pending
+            first = len(self._pending[0][0])
+            # what is left of earlier chunks is filled up to a batch; the rest of this one is used as it lies there
+            count = max(1, (min(first, self._num_pending - 4) if whole else first) // size)
+            self._add([self._take(kept, count * size) for kept in self._pending], size)
+            self._num_pending -= count * size
+
+    @staticmethod
+    def _take(kept: list[Tensor], count: int) -> Tensor:
+        """Remove so many rows from the front of `kept`."""
+        taken: list[Tensor] = []
+        while count > 0:
+            taken.append(kept[0][:count])
+            rest = kept[0][count:]
+            count -= len(taken[-1])
+            kept[:1] = [rest] if len(rest) else []
+        return torch.cat(taken) if len(taken) > 1 else taken[0]
 
     def _finish(self) -> None:
         self._consume(4)
 
-    def _add(self, batch: Sequence[Tensor], size: int) -> None:
+    def _add(self, rows: Sequence[Tensor], size: int) -> None:
+        """Add the batches of `size` rows that `rows` consists of."""
         if self._kernels is None:
-            self._kernels = kernel_layers(dict(zip(self.names, batch, strict=True)), self.kernel, self.bandwidth)
-        sums = self._hsic_sums(batch)
-        pair, left, right = (h.cpu() * size for h in hsics(sums, self.estimator))
+            first = {name: x[:size] for name, x in zip(self.names, rows, strict=True)}
+            self._kernels = kernel_layers(first, self.kernel, self.bandwidth)
+        pair, left, right = (h.cpu() * size for h in hsics(self._hsic_sums(rows, size), self.estimator))
         unit = self._units(self._kernels)
-        unit_left, unit_right = unit[: len(left)], unit[len(unit) - len(right) :]
+        unit_left, unit_right = unit[: left.shape[1]], unit[len(unit) - right.shape[1] :]
         h = pair * unit_left[:, None] * unit_right
         p, q = left * unit_left.square(), right * unit_right.square()
+        p_, q_ = p[:, :, None], q[:, None, :]
         terms = {
             "pair": h, "left": p, "right": q, "pair2": h**2, "left2": p**2, "right2": q**2,
-            "pair_left": h * p[:, None], "pair_right": h * q[None, :], "left_right": p[:, None] * q[None, :],
+            "pair_left": h * p_, "pair_right": h * q_, "left_right": p_ * q_,
         }  # fmt: skip
-        for key, term in terms.items():
-            self._sums[key] += term.cpu()
-        self.num_examples += size
-        self.num_batches += 1
+        for key, batches in terms.items():
+            for term in batches:  # one by one: the same sum whatever batches come together
+                self._sums[key] += term
+        self.num_examples += len(rows[0])
+        self.num_batches += len(pair)
 
     def _units(self, kernels: Sequence[KernelLayer]) -> Tensor:
         """What takes a kernel matrix of scaled rows to that of the rows as given, in whose units sums add up."""
@@ -210,27 +222,35 @@ class MinibatchSums:
                 "each stream has a median bandwidth of its own: give a number to sums that are to be added"
             )
 
-    def _hsic_sums(self, batch: Sequence[Tensor]) -> HsicSums:
-        """The sums of HSIC of one batch. ValueError names a row that is not finite."""
+    def _hsic_sums(self, rows: Sequence[Tensor], size: int) -> HsicSums:
+        """The sums of HSIC of each batch, along a leading axis. ValueError names a row that is not finite."""
         assert self._kernels is not None
-        rows = [self._checked(x, name) for x, name in zip(batch, self.names, strict=True)]
+        if self.kernel == "cosine":
+            rows = [unit_rows(x, name, self.num_examples) for x, name in zip(rows, self.names, strict=True)]
+        means = [batch_means(x, size) for x in rows]
+        for x, mean_BD, name in zip(rows, means, self.names, strict=True):
+            if not bool(torch.isfinite(mean_BD).all()):
+                self._check_finite(x, name)
         if callable(self.kernel):
-            tiles = [(x.double(), self.kernel) for x in rows]
-            left, right = (tiles, None) if self.split is None else (tiles[: self.split], tiles[self.split :])
-            return GramBlocks(left, right, keep_diagonal=self.estimator == "biased").totals()
-        # about the batch's own mean: the same numbers in whichever stream the batch comes
-        means = [x.mean(0, dtype=torch.promote_types(x.dtype, torch.float32)).double() for x in rows]
-        return whole_sample_sums(
-            dict(zip(self.names, rows, strict=True)),
+            batches = [self._blocks([x[start : start + size] for x in rows]) for start in range(0, len(rows[0]), size)]
+            return HsicSums(*(torch.stack(sums) for sums in zip(*batches, strict=True)))
+        return batch_sums(
+            rows,
+            means,
             split=self.split,
             kernel="linear" if self.kernel == "cosine" else self.kernel,
-            kernels=[k._replace(shift=mean) for k, mean in zip(self._kernels, means, strict=True)],
+            kernels=self._kernels,
             estimator=self.estimator,
-            exact_below=0,
         )
 
-    def _checked(self, x_BD: Tensor, name: str) -> Tensor:
-        bad = ~torch.isfinite(x_BD.sum(1, dtype=torch.float64))
+    def _blocks(self, batch: Sequence[Tensor]) -> HsicSums:
+        """The sums of one batch with a kernel given as a function."""
+        assert callable(self.kernel)
+        tiles = [(x.double(), self.kernel) for x in batch]
+        left, right = (tiles, None) if self.split is None else (tiles[: self.split], tiles[self.split :])
+        return GramBlocks(left, right, keep_diagonal=self.estimator == "biased").totals()
+
+    def _check_finite(self, x_ND: Tensor, name: str) -> None:
+        bad = ~torch.isfinite(x_ND).all(1)
         if bool(bad.any()):
             raise ValueError(f"{name}: row {self.num_examples + int(bad.nonzero()[0])} holds NaN or infinity")
-        return unit_rows(x_BD, name, self.num_examples) if self.kernel == "cosine" else x_BD

@@ -37,8 +37,13 @@ def gram_sums(
     gammas: Sequence[float],
 ) -> GramTotals:
     """See `xbridge.ops.gram_sums.gram_sums`."""
-    float_shifts = [shift.to("cpu", torch.float32).contiguous() for shift in shifts]
-    return GramTotals(*torch.ops.xbridge.gram_sums(list(layers), float_shifts, list(scales), kernel, list(gammas)))
+    shifts = float_shifts(shifts)
+    return GramTotals(*torch.ops.xbridge.gram_sums(list(layers), shifts, list(scales), kernel, list(gammas)))
+
+
+def float_shifts(shifts: Sequence[Tensor]) -> list[Tensor]:
+    """Shifts as the kernels read them."""
+    return [shift.to("cpu", torch.float32).contiguous() for shift in shifts]
 
 
 def _shapes(
