@@ -11,7 +11,7 @@ from xbridge.core.errors import UserError
 from xbridge.data.languages import from_tag
 from xbridge.data.tokens import encode
 from xbridge.models.families import conventions_for, conventions_of
-from xbridge.objectives.seq2seq import Layouts, make_batch
+from xbridge.objectives.seq2seq import Layouts
 
 ENG, DEU = tiny.SENTENCES["eng_Latn"], tiny.SENTENCES["deu_Latn"]
 SHIFTS = {  # the library's function that makes decoder inputs of labels: its module, and what it is given besides pad
@@ -41,7 +41,7 @@ def library_batch(tokenizer, *, source=ENG, **sides):
 
 def our_batch(conventions, tokenizer):
     layouts = Layouts(conventions, [("eng_Latn", "deu_Latn")])
-    return make_batch(layouts, encode(tokenizer, [ENG]), encode(tokenizer, [DEU]), np.zeros(1, dtype=np.int64))
+    return layouts.batch(encode(tokenizer, [ENG]), encode(tokenizer, [DEU]), np.zeros(1, dtype=np.int64))
 
 
 @pytest.mark.parametrize(

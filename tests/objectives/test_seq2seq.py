@@ -6,7 +6,7 @@ from transformers import MBartConfig, MBartForConditionalGeneration
 
 from xbridge.data.tokens import from_rows
 from xbridge.models.families import conventions_of
-from xbridge.objectives.seq2seq import Layouts, make_batch, seq2seq_loss
+from xbridge.objectives.seq2seq import Layouts, seq2seq_loss
 
 ENG, DEU, EOS, PAD, NO = 29, 30, 2, 1, -100
 
@@ -14,7 +14,7 @@ ENG, DEU, EOS, PAD, NO = 29, 30, 2, 1, -100
 def batch_of(tokenizer, *, scored=True):
     layouts = Layouts(conventions_of("mbart", tokenizer), [("eng_Latn", "deu_Latn"), ("deu_Latn", "eng_Latn")])
     source, target = from_rows([[4, 5, 6], [12]]), from_rows([[12, 13], [4, 5, 6, 7]])
-    return make_batch(layouts, source, target, np.asarray([0, 1]), scored=scored)
+    return layouts.batch(source, target, np.asarray([0, 1]), scored=scored)
 
 
 def test_the_layout_is_mbart50s(toy_tokenizer):

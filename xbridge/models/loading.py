@@ -44,18 +44,22 @@ def load_tokenizer(source: Path | str, *, revision: str | None = None) -> Any:
             raise UserError(f"{place}: cannot load a tokenizer ({_first_line(error)})") from None
 
 
-def load_backbone(source: Path | str, *, revision: str | None = None) -> Any:
+def load_backbone(source: Path | str, *, revision: str | None = None, with_output: bool = False) -> Any:
     """The model of a train stage's folder, a plain folder or a hub id, in float32, in eval mode.
 
-    An encoder-decoder comes with its output layer, an encoder alone. `UserError` for missing or damaged files.
+    An encoder-decoder comes with its output layer, others without unless `with_output`. `UserError` for missing or
+    damaged files.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    from xbridge.models.sites import is_causal
 
     place = _place(source, "model")
     with quiet():
         try:
             config = AutoConfig.from_pretrained(place, revision=revision or "main")
-            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+            with_head = AutoModelForCausalLM if is_causal(config) else AutoModelForMaskedLM
+            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else with_head if with_output else AutoModel
             model, info = kind.from_pretrained(
                 place, revision=revision or "main", dtype="float32", output_loading_info=True
             )
@@ -63,7 +67,8 @@ def load_backbone(source: Path | str, *, revision: str | None = None) -> Any:
             raise UserError(f"{place}: cannot load a model ({_first_line(error)})") from None
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
-        raise UserError(f"{place}: the checkpoint has no {missing[0]} ({len(missing)} tensors missing): it is damaged")
+        reason = "it is damaged, or was saved without its output layer" if with_output else "it is damaged"
+        raise UserError(f"{place}: the checkpoint has no {missing[0]} ({len(missing)} tensors missing): {reason}")
     return model.eval()
 
 

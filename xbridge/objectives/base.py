@@ -66,6 +66,8 @@ class Objective(Protocol):
     parts: Sequence[Part]
     shares: Shares
     """How often each part is drawn."""
+    longest: int
+    """Tokens of the longest sequence that it can make: what the model must have positions for."""
     num_dropped: int
     """Strings or pairs left out because they are longer than `max_tokens`."""
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from xbridge.core.errors import ConfigError, UserError
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part, temperature_schedule, uniform
-from xbridge.data.tokens import Selection, TokenTable, joined, starts_of
+from xbridge.data.sampling import Examples, uniform
+from xbridge.data.tokens import Selection, TokenTable, starts_of
 from xbridge.objectives.base import LossSum, Material
-from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
-from xbridge.objectives.text import monolingual
+from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch
+from xbridge.objectives.text import Strings, monolingual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,8 @@ class Config:
 
 def build(config: Config, material: Material) -> "Denoising":
     """The objective over mono.parquet of the corpus; `UserError` where a language has no text."""
+    if material.conventions.family.kind != "encoder-decoder":
+        raise UserError("denoising needs an encoder-decoder; use masked_lm for an encoder, causal_lm for a decoder")
     if material.conventions.mask is None:
         raise UserError("denoising needs a mask token, and this tokenizer has none; train one with the tokenizer stage")
     languages, texts = monolingual(material, config.languages)
@@ -66,55 +68,41 @@ class Denoising:
     """One part per language; a row is a string. `texts`: content tokens by language."""
 
     def __init__(self, config: Config, material: Material, languages: tuple[str, ...], texts: Sequence[Selection]):
-        kept = [text.select(np.flatnonzero(fits(text.lengths, material.max_tokens))) for text in texts]
-        self.num_dropped = sum(map(len, texts)) - sum(map(len, kept))
-        for language, table in zip(languages, kept, strict=True):
-            if not len(table):
-                raise UserError(f"max_tokens: no {language} string has at most {material.max_tokens} tokens")
-        self.parts = [Part(name=name, size=len(table)) for name, table in zip(languages, kept, strict=True)]
-        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
+        self._strings = Strings(material, languages, texts)
+        self.parts, self.shares = self._strings.parts, self._strings.shares
+        self.num_dropped = self._strings.num_dropped
         self._config = config
         self._layouts = Layouts(
             material.conventions, [(language, language) for language in languages], material.multiple_of
         )
         assert material.conventions.mask is not None
         self._mask: int = material.conventions.mask
-        self._text = joined(kept)
-        self._first = starts_of(np.asarray([part.size for part in self.parts]))
+        self.longest = self._layouts.longest(material.max_tokens)
         self._key = derive_seed(material.seed, "noise", material.split)
 
     def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them."""
-        text = self._text.lengths_of(self._rows(examples))
+        text = self._strings.lengths(examples)
         removed, spans = self._spans(examples, text)
-        return Lengths(
-            text - removed + (spans >= 0).sum(axis=1) + self._layouts.source_extra[examples.part],
-            text + self._layouts.target_extra[examples.part],
-            text + self._layouts.scored_extra[examples.part],
-        )
+        return self._layouts.lengths(text - removed + (spans >= 0).sum(axis=1), text, examples.part)
 
     def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch:
         """The noisy strings and the whole ones."""
-        target = self._text.take(self._rows(examples))
-        return make_batch(self._layouts, self.noisy(examples), target, examples.part, scored=scored)
+        return self._layouts.batch(self.noisy(examples), self._strings.take(examples), examples.part, scored=scored)
 
     def loss(self, model: "nn.Module", batch: Seq2SeqBatch) -> LossSum:
         """Summed cross-entropy of the whole strings."""
-        config = self._config
-        return seq2seq_loss(model, batch, label_smoothing=config.label_smoothing, convention=config.smoothing)
+        return self._layouts.loss(model, batch, self._config.label_smoothing, self._config.smoothing)
 
     def noisy(self, examples: Examples) -> TokenTable:
         """Content tokens of the noisy sources."""
-        text = self._text.take(self._rows(examples))
+        text = self._strings.take(examples)
         removed, spans = self._spans(examples, text.lengths)
         slots = uniform(
             self._key, examples.part[:, None], examples.row[:, None], examples.epoch[:, None],
             SLOT_COUNTER + np.arange(int((text.lengths - removed).max()) + 1)[None],
         )  # fmt: skip
         return infill(text, removed, spans, slots, self._mask)
-
-    def _rows(self, examples: Examples) -> IntArray:
-        return self._first[examples.part] + examples.row
 
     def _spans(self, examples: Examples, lengths: IntArray) -> tuple[IntArray, IntArray]:
         counters = (examples.part, examples.row, examples.epoch)

@@ -68,6 +68,7 @@ class Mixture:
         self.shares = Shares.joined(share, [objective.shares for objective in objectives])
         self._owner = np.asarray(owner)
         self._first = np.asarray([owner.index(index) for index in range(len(objectives))])
+        self.longest = max(objective.longest for objective in objectives)
         self.num_dropped = sum(objective.num_dropped for objective in objectives)
 
     def lengths(self, examples: Examples) -> Lengths:

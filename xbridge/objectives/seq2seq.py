@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xbridge.data.batching import Lengths
 from xbridge.data.tokens import TokenTable, from_rows, padded, side_by_side
 from xbridge.objectives.base import LossSum
 
@@ -60,50 +61,58 @@ class Layouts:
         """The longest sequence around a text of `max_tokens`."""
         return max_tokens + int(max(self.source_extra.max(), self.target_extra.max()))
 
+    def lengths(self, source: IntArray, target: IntArray, direction: IntArray) -> Lengths:
+        """Lengths of the rows that `batch` makes of texts of these lengths."""
+        return Lengths(
+            source + self.source_extra[direction],
+            target + self.target_extra[direction],
+            target + self.scored_extra[direction],
+        )
 
-def make_batch(
-    layouts: Layouts, source: TokenTable, target: TokenTable, direction: IntArray, *, scored: bool = True
-) -> Seq2SeqBatch:
-    """Lay out content tokens; the directions are numbers into `layouts`, (n,)."""
-    import torch
+    def batch(
+        self, source: TokenTable, target: TokenTable, direction: IntArray, *, scored: bool = True
+    ) -> Seq2SeqBatch:
+        """Lay out content tokens; the directions are numbers, (n,)."""
+        import torch
 
-    sources = side_by_side([layouts.before_source.take(direction), source, layouts.after_source.take(direction)])
-    targets = side_by_side([layouts.before_target.take(direction), target, layouts.after_target.take(direction)])
-    input_ids = padded(sources, layouts.pad, multiple_of=layouts.multiple_of)
-    whole = padded(targets, layouts.pad, multiple_of=layouts.multiple_of, more=1)
-    columns = np.arange(whole.shape[1])
-    end = (target.lengths + layouts.target_extra[direction] + 1)[:, None]
-    is_scored = (columns >= layouts.before_target.lengths[direction][:, None]) & (columns < end)
-    labels = np.where(is_scored & scored, whole, IGNORED)
-    decoder_input_ids = np.where(columns[:-1] < end - 1, whole[:, :-1], layouts.pad)
-    return Seq2SeqBatch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy((np.arange(input_ids.shape[1]) < sources.lengths[:, None]).astype(np.int64)),
-        torch.from_numpy(decoder_input_ids),
-        torch.from_numpy(np.ascontiguousarray(labels[:, 1:])),
-        int((labels[:, 1:] != IGNORED).sum()),
-    )
+        sources = side_by_side([self.before_source.take(direction), source, self.after_source.take(direction)])
+        targets = side_by_side([self.before_target.take(direction), target, self.after_target.take(direction)])
+        input_ids = padded(sources, self.pad, multiple_of=self.multiple_of)
+        whole = padded(targets, self.pad, multiple_of=self.multiple_of, more=1)
+        columns = np.arange(whole.shape[1])
+        end = (target.lengths + self.target_extra[direction] + 1)[:, None]
+        is_scored = (columns >= self.before_target.lengths[direction][:, None]) & (columns < end)
+        labels = np.where(is_scored & scored, whole, IGNORED)
+        decoder_input_ids = np.where(columns[:-1] < end - 1, whole[:, :-1], self.pad)
+        return Seq2SeqBatch(
+            torch.from_numpy(input_ids),
+            torch.from_numpy((np.arange(input_ids.shape[1]) < sources.lengths[:, None]).astype(np.int64)),
+            torch.from_numpy(decoder_input_ids),
+            torch.from_numpy(np.ascontiguousarray(labels[:, 1:])),
+            int((labels[:, 1:] != IGNORED).sum()),
+        )
+
+    def loss(self, model: "nn.Module", batch: Seq2SeqBatch, smoothing: float, convention: "Smoothing") -> LossSum:
+        """Summed cross-entropy of the targets."""
+        return seq2seq_loss(model, batch, label_smoothing=smoothing, convention=convention)
 
 
 def seq2seq_loss(
     model: "nn.Module", batch: Seq2SeqBatch, *, label_smoothing: float = 0.0, convention: "Smoothing" = "huggingface"
 ) -> LossSum:
     """Summed cross-entropy of the decoder's predictions; the full logits are never stored."""
+    from xbridge.models.output_layer import decoder_states, output_layer
     from xbridge.ops.linear_cross_entropy import linear_cross_entropy
 
     whole: Any = model
     device = whole.get_input_embeddings().weight.device
-    states = whole.model(
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.attention_mask.to(device),
-        decoder_input_ids=batch.decoder_input_ids.to(device),
-        use_cache=False,
-    ).last_hidden_state
+    inputs = (batch.input_ids, batch.attention_mask, batch.decoder_input_ids)
+    layer = output_layer(model, decoder_states(model, *(tensor.to(device) for tensor in inputs)))
     total = linear_cross_entropy(
-        states,
-        whole.lm_head.weight,
+        layer.states,
+        layer.weight,
         batch.labels.to(device),
-        bias=_output_bias(whole),
+        bias=layer.bias,
         label_smoothing=label_smoothing,
         convention=convention,
         ignore_index=IGNORED,
@@ -114,8 +123,3 @@ def seq2seq_loss(
 def fits(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.bool_]:
     """Which strings are trained on: not empty, and not longer than `max_tokens`."""
     return (lengths > 0) & (lengths <= max_tokens)
-
-
-def _output_bias(model: Any) -> "Tensor | None":
-    bias: Tensor | None = getattr(model, "final_logits_bias", None)
-    return bias[0] if bias is not None and bool(bias.any()) else None

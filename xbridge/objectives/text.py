@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from xbridge.core.errors import UserError
 from xbridge.data.corpus_text import CorpusText
 from xbridge.data.data_bin import DataBin, is_data_bin
+from xbridge.data.sampling import Examples, Part, temperature_schedule
 from xbridge.data.token_store import Store, open_store
-from xbridge.data.tokens import Selection
+from xbridge.data.tokens import Selection, TokenTable, joined, starts_of
 from xbridge.objectives.base import Material
+from xbridge.objectives.seq2seq import fits
 
 
 def store_of(material: Material) -> Store:
@@ -32,6 +34,29 @@ def monolingual(material: Material, languages: Sequence[str] | None) -> tuple[tu
         if language not in texts:
             raise UserError(f"{material.corpus}: holds no {material.split} text in {language}")
     return chosen, [Selection(store.tokens, texts[language]) for language in chosen]
+
+
+class Strings:
+    """The strings of some languages that are not too long, as parts of an objective: one per language."""
+
+    def __init__(self, material: Material, languages: Sequence[str], texts: Sequence[Selection]):
+        kept = [text.select(np.flatnonzero(fits(text.lengths, material.max_tokens))) for text in texts]
+        self.num_dropped = sum(map(len, texts)) - sum(map(len, kept))
+        for language, text in zip(languages, kept, strict=True):
+            if not len(text):
+                raise UserError(f"max_tokens: no {language} string has at most {material.max_tokens} tokens")
+        self.parts = [Part(name=name, size=len(text)) for name, text in zip(languages, kept, strict=True)]
+        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
+        self._text = joined(kept)
+        self._first = starts_of(np.asarray([part.size for part in self.parts]))
+
+    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+        """(n,) content tokens of examples."""
+        return self._text.lengths_of(self._first[examples.part] + examples.row)
+
+    def take(self, examples: Examples) -> TokenTable:
+        """Content tokens of examples."""
+        return self._text.take(self._first[examples.part] + examples.row)
 
 
 def _texts(store: Store, split: str) -> dict[str, NDArray[np.int32]]:

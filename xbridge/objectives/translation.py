@@ -8,7 +8,7 @@ pair are re-paired at random: the same strings, the same objective, and no trans
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from xbridge.data.sampling import Examples, Part, permutation, random_bits, temp
 from xbridge.data.token_store import Store
 from xbridge.data.tokens import TokenTable, starts_of
 from xbridge.objectives.base import LossSum, Material
-from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits, make_batch, seq2seq_loss
+from xbridge.objectives.seq2seq import Layouts, Seq2SeqBatch, fits
+from xbridge.objectives.sequences import CausalLayouts, SequenceBatch
 from xbridge.objectives.text import store_of
 
 if TYPE_CHECKING:
@@ -72,59 +73,74 @@ def build(config: Config, material: Material) -> "Translation":
 
 def from_store(config: Config, material: Material, store: Store) -> "Translation":
     """The objective over the pairs of an opened store; errors as of `build`."""
-    pairs = read_pairs(store, material)
-    fit = fits(store.tokens.lengths, material.max_tokens)
-    kept = [_fitting(pair, fit, material.max_tokens) for pair in pairs]  # before re-pairing: the control's text is MT's
-    num_dropped = sum(len(pair.source) for pair in pairs) - sum(len(pair.source) for pair in kept)
-    if config.shuffle_pairs:
-        seed = derive_seed(material.seed, "repair", material.split)
-        kept = [repaired(pair, derive_seed(seed, pair.target_lang)) for pair in kept]
-    chosen = [_direction(kept, name, material.corpus) for name in _names(config.directions, kept)]
-    return Translation(config, material, chosen, store.tokens, num_dropped)
+    if material.conventions.family.kind == "encoder":
+        raise UserError("translation needs a decoder; set attach_decoder to give this encoder one")
+    return Translation(config, material, PairRows(material, config.directions, store, shuffle=config.shuffle_pairs))
 
 
 class Translation:
-    """One part per direction; a row is a pair. `tokens`: content tokens of the unique strings."""
+    """One part per direction; a row is a pair."""
 
-    def __init__(
-        self, config: Config, material: Material, directions: Sequence[Pairs], tokens: TokenTable, num_dropped: int
-    ):
-        self.num_dropped = num_dropped
-        self.parts = [Part(name=f"{pair.source_lang}-{pair.target_lang}", size=len(pair.source)) for pair in directions]
-        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
-        self._config = config
-        languages = [(pair.source_lang, pair.target_lang) for pair in directions]
-        self._layouts = Layouts(material.conventions, languages, material.multiple_of)
-        self._source = np.concatenate([pair.source for pair in directions])
-        self._target = np.concatenate([pair.target for pair in directions])
-        self._first = starts_of(np.asarray([part.size for part in self.parts]))
-        self._tokens = tokens
+    def __init__(self, config: Config, material: Material, pairs: "PairRows"):
+        self._config, self._pairs = config, pairs
+        self.num_dropped, self.parts, self.shares = pairs.num_dropped, pairs.parts, pairs.shares
+        layouts = CausalLayouts if material.conventions.family.kind == "decoder" else Layouts
+        self._layouts: Any = layouts(material.conventions, pairs.directions, material.multiple_of)
+        self.longest: int = self._layouts.longest(material.max_tokens)
 
     def lengths(self, examples: Examples) -> Lengths:
         """Lengths of `examples` as `collate` will make them."""
-        rows = self._first[examples.part] + examples.row
-        source, target = (self._tokens.lengths_of(side[rows]) for side in (self._source, self._target))
-        return Lengths(
-            source + self._layouts.source_extra[examples.part],
-            target + self._layouts.target_extra[examples.part],
-            target + self._layouts.scored_extra[examples.part],
-        )
+        lengths: Lengths = self._layouts.lengths(*self._pairs.lengths(examples), examples.part)
+        return lengths
 
-    def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch:
+    def collate(self, examples: Examples, *, scored: bool = True) -> Seq2SeqBatch | SequenceBatch:
         """Sources and targets."""
-        rows = self._first[examples.part] + examples.row
-        return make_batch(
-            self._layouts,
-            self._tokens.take(self._source[rows]),
-            self._tokens.take(self._target[rows]),
-            examples.part,
-            scored=scored,
+        batch: Seq2SeqBatch | SequenceBatch = self._layouts.batch(
+            *self._pairs.take(examples), examples.part, scored=scored
         )
+        return batch
 
-    def loss(self, model: "nn.Module", batch: Seq2SeqBatch) -> LossSum:
+    def loss(self, model: "nn.Module", batch: Seq2SeqBatch | SequenceBatch) -> LossSum:
         """Summed cross-entropy of the targets."""
-        config = self._config
-        return seq2seq_loss(model, batch, label_smoothing=config.label_smoothing, convention=config.smoothing)
+        loss: LossSum = self._layouts.loss(model, batch, self._config.label_smoothing, self._config.smoothing)
+        return loss
+
+
+class PairRows:
+    """The pairs of some directions that are not too long, as parts of an objective: one per direction."""
+
+    def __init__(self, material: Material, directions: Graph | tuple[str, ...], store: Store, *, shuffle: bool = False):
+        pairs = read_pairs(store, material)
+        fit = fits(store.tokens.lengths, material.max_tokens)
+        kept = [
+            _fitting(pair, fit, material.max_tokens) for pair in pairs
+        ]  # before re-pairing: the control has MT's text
+        self.num_dropped = sum(len(pair.source) for pair in pairs) - sum(len(pair.source) for pair in kept)
+        if shuffle:
+            seed = derive_seed(material.seed, "repair", material.split)
+            kept = [repaired(pair, derive_seed(seed, pair.target_lang)) for pair in kept]
+        chosen = [_direction(kept, name, material.corpus) for name in _names(directions, kept)]
+        self.directions = [(pair.source_lang, pair.target_lang) for pair in chosen]
+        self.parts = [
+            Part(name="-".join(way), size=len(p.source)) for way, p in zip(self.directions, chosen, strict=True)
+        ]
+        self.shares = temperature_schedule([part.size for part in self.parts], material.temperature)
+        self._sides = [
+            np.concatenate([pair.source for pair in chosen]),
+            np.concatenate([pair.target for pair in chosen]),
+        ]
+        self._first = starts_of(np.asarray([part.size for part in self.parts]))
+        self._tokens = store.tokens
+
+    def lengths(self, examples: Examples) -> list[IntArray]:
+        """Content tokens of the sources and of the targets: (n,) each."""
+        rows = self._first[examples.part] + examples.row
+        return [self._tokens.lengths_of(side[rows]) for side in self._sides]
+
+    def take(self, examples: Examples) -> list[TokenTable]:
+        """Content tokens of the sources, and of the targets."""
+        rows = self._first[examples.part] + examples.row
+        return [self._tokens.take(side[rows]) for side in self._sides]
 
 
 def read_pairs(store: Store, material: Material) -> list[Pairs]:

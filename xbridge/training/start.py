@@ -56,29 +56,35 @@ def model_of(config: Config, start: Path | str | None, tokenizer: Any) -> Any:
     from xbridge.models.loading import load_backbone, new_mbart, redrawn
 
     if start is not None:
-        model = load_backbone(start, revision=config.pretrained.revision if config.pretrained else None)
+        revision = config.pretrained.revision if config.pretrained else None
+        model = load_backbone(start, revision=revision, with_output=True)
         again = config.pretrained is not None and config.pretrained.random_weights
         return redrawn(model, derive_seed(config.seed, "init")) if again else model
     assert config.scratch is not None
     return new_mbart(tokenizer, seed=derive_seed(config.seed, "init"), **asdict(config.scratch))
 
 
-def check_positions(model: Any, config: Config) -> None:
-    """`ConfigError` where the longest string does not fit the model's positions."""
+def check_positions(model: Any, config: Config, objective: "Objective") -> None:
+    """`ConfigError` where the longest sequence does not fit the model's positions."""
     from xbridge.models.encoding import position_limit
 
     positions = position_limit(model)
-    if positions is not None and positions < config.max_tokens + 3:
+    if positions is not None and positions < objective.longest:
         raise ConfigError(
-            "max_tokens", f"{config.max_tokens} and 3 special tokens exceed the model's {positions} positions"
+            "max_tokens",
+            f"{config.max_tokens} gives sequences of up to {objective.longest} tokens with the special ones, "
+            f"and the model has {positions} positions",
         )
 
 
 def check_objective(model: Any, config: Config, material: "Material", objective: "Objective") -> None:
     """`UserError` where the batches do not keep to the model's conventions, or the text is not what its label says."""
+    from xbridge.models.output_layer import check_output_layer
     from xbridge.objectives.language_check import check_texts
     from xbridge.objectives.layout_check import check_layouts
 
+    check_positions(model, config, objective)
+    check_output_layer(model)
     check_layouts(model, objective, material.conventions)
     if config.check_languages:
         check_texts(material, [part.name for part in objective.parts])

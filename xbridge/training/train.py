@@ -24,7 +24,6 @@ from xbridge.training.config import Config, Inputs
 from xbridge.training.monitor import EarlyStopping
 from xbridge.training.start import (
     check_objective,
-    check_positions,
     generation_of,
     model_of,
     revision_of,
@@ -77,7 +76,6 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
     tokenizer = load_tokenizer(vocabulary, revision=revision_of(config, inputs.tokenizer))
     model = model_of(config, start, tokenizer)
     check_vocabulary(model, tokenizer, str(inputs.init or start or "scratch"))
-    check_positions(model, config)
     generation = generation_of(inputs)
     seed = derive_seed(config.seed, "generation", generation)
     material = _material(config, inputs, model, tokenizer, seed, tokens_folder(out))

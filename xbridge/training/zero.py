@@ -251,5 +251,6 @@ def _register_output_layer(wrapped: nn.Module, model: nn.Module) -> None:
 
     whole: Any = model
     output = whole.get_output_embeddings() if hasattr(whole, "get_output_embeddings") else None
-    if output is not None:
-        deepspeed.zero.register_external_parameter(wrapped, output.weight)
+    for tensor in (getattr(output, "weight", None), getattr(output, "bias", None)):
+        if tensor is not None:
+            deepspeed.zero.register_external_parameter(wrapped, tensor)
