@@ -8,11 +8,11 @@ Both sides train translation in every direction of the quickstart corpus, from t
 optimiser, and are timed over updates alone: text is tokenised, model and optimiser exist, and some updates are done
 before. Each run is a fresh process; the sides take turns, so that a busy moment of the machine hits both.
 
-Batches. xbridge fills `--batch-tokens` padded source + target tokens. The Trainer takes a number of rows, grouped by
-length (`train_sampling_strategy="group_by_length"`, by whichever of source and source + target length pads less); the
-number is the one whose batches have the same mean padded tokens as xbridge's. `--sweep 2,4` repeats both sides at so
-many times the tokens per update, for the batch size that suits each best. The Trainer logs and saves nothing; xbridge
-writes a line of metrics per update, as always.
+Batches. xbridge fills `--batch-tokens` padded source + target tokens. The Trainer takes a number of rows (of a random
+40,000 pairs), grouped by length (`train_sampling_strategy="group_by_length"`, by whichever of source and source +
+target length pads less); the number is the one whose batches have the same mean padded tokens as xbridge's. `--sweep
+2,4` repeats both sides at so many times the tokens per update, for the batch size that suits each best. The Trainer
+logs and saves nothing; xbridge writes a line of metrics per update, as always.
 
 Model FLOPs per non-padded token are 3 x the forward pass (benchmarks/speed/shapes.py has the formula); MFU is their
 rate over that of a matrix product which is measured in the same turns. On a CPU rates are per CPU second, on a GPU per
@@ -52,7 +52,17 @@ def main() -> None:
                 name = side if times == 1 else f"{side} x{times}"
                 print(f"{turn + 1}/{options.repeats} {name}", file=sys.stderr, flush=True)
                 runs.setdefault(name, []).append(apart(side, setting, options.threads))
-    result = {
+        result = found(options, settings, runs)
+        if options.write:  # after every turn, so that a benchmark that is stopped has its whole turns
+            write_json(RESULTS / f"throughput-{options.model}-{options.device}.json", result)
+    print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
+
+
+def found(
+    options: argparse.Namespace, settings: dict[int, Setting], runs: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What the JSON holds."""
+    return {
         "model": options.model,
         "command": f"python -m benchmarks.throughput {' '.join(sys.argv[1:])}".strip(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -62,9 +72,6 @@ def main() -> None:
         **summary(runs, settings[1].flops_per_token, "seconds" if options.device == "cuda" else "cpu_seconds"),
         "runs": runs,
     }
-    if options.write:
-        write_json(RESULTS / f"throughput-{options.model}-{options.device}.json", result)
-    print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:

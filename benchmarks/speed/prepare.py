@@ -24,7 +24,7 @@ from xbridge.study.stages import digest_of_input
 STUDY = Path(__file__).parents[2] / "configs" / "studies" / "quickstart.yaml"
 SEED = 0
 MEGABATCH = 50  # the Trainer sorts so many batches at a time
-TRIED_ROWS = 60_000  # of all rows, for the choice of its batch size
+TRAINER_ROWS = 40_000  # at random; with more it spends minutes on reading their lengths before the first update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,9 @@ def prepare(options: argparse.Namespace) -> dict[int, Setting]:
     objective = translation_of(corpus, tokenizer, options.max_tokens)
     examples = all_examples(objective)
     lengths = objective.lengths(examples)
-    rows = trainer_rows(options.cache / f"rows-{key}", objective, examples, lengths)
+    some = permutation(SEED, len(examples.row))[:TRAINER_ROWS]
+    some_lengths = Lengths(*(column[some] for column in lengths))
+    rows = trainer_rows(options.cache / f"rows-{key}", objective, examples.take(some), some_lengths)
     multiple = 8 if options.device == "cuda" else 1
     settings = {}
     for times in (1, *options.sweep):
@@ -88,7 +90,7 @@ def prepare(options: argparse.Namespace) -> dict[int, Setting]:
             shares=objective.shares, multiple_of=multiple,
         )  # fmt: skip
         mean = plan.totals().padded / plan.num_steps
-        batch_rows, group_by = equal_rows(lengths, mean, multiple)
+        batch_rows, group_by = equal_rows(some_lengths, mean, multiple)
         settings[times] = Setting(
             corpus=str(corpus),
             tokenizer=str(tokenizer),
@@ -182,7 +184,7 @@ def all_examples(objective: translation.Translation) -> Examples:
 
 
 def trainer_rows(folder: Path, objective: translation.Translation, examples: Examples, lengths: Lengths) -> Path:
-    """The same examples as a dataset for the Trainer: source and labels in mBART's layout, and their lengths."""
+    """Examples as a dataset for the Trainer: source and labels in mBART's layout, and their lengths."""
     import datasets
 
     if not folder.exists():
@@ -204,8 +206,7 @@ def trainer_rows(folder: Path, objective: translation.Translation, examples: Exa
 
 def equal_rows(lengths: Lengths, mean_tokens: float, multiple: int) -> tuple[int, str]:
     """Rows per batch of the Trainer whose padded tokens are `mean_tokens` on average, and what it should group by."""
-    some = permutation(SEED, len(lengths.source))[:TRIED_ROWS]
-    source, target = lengths.source[some], lengths.target[some]
+    source, target = lengths.source, lengths.target
     found = {}
     for name, keys in (("source_length", source), ("both_length", source + target)):
         low, high = 1, max(2, int(mean_tokens))

@@ -1,6 +1,8 @@
 """Ranks from any launcher, and seeds that depend on nothing else."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,22 @@ def test_seeds_are_fixed_by_their_names():
     assert derive_seed("mt", 0) != derive_seed("mt", 1)
     assert derive_seed("a", "b") != derive_seed("ab")
     assert rng("x", 1).random() == rng("x", 1).random()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+def test_memory_that_is_kept_is_not_faulted_in_again():
+    code = """
+import resource, sys
+from xbridge.core.runtime import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for update in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [bytearray(8 << 20) for _ in range(12)]
+    del blocks
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+    faults = [int(subprocess.check_output([sys.executable, "-c", code, word])) for word in ("keep", "leave")]
+    assert faults[0] < 10
+    assert faults[1] > 1000

@@ -5,9 +5,11 @@ sets SLURM_PROCID, SLURM_LOCALID and SLURM_NTASKS; a plain `python` sets nothing
 three into the first, before anything that reads it is imported.
 """
 
+import ctypes
 import hashlib
 import os
 import random
+import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
@@ -36,6 +38,18 @@ def settle_environment(environ: MutableMapping[str, str] | None = None) -> Place
         local_rank=int(environ.get("LOCAL_RANK", "0")),
         world_size=int(environ.get("WORLD_SIZE", "1")),
     )
+
+
+def keep_freed_memory() -> None:
+    """Let the large blocks that one update frees serve the next one; nothing where the C library is not glibc.
+
+    By default they go back to the kernel, which hands them out again as pages to be cleared and faulted in one by one.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
+        mallopt(trim_threshold, 512 << 20)
 
 
 def first_host(nodelist: str) -> str:

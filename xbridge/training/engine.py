@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from xbridge.core.runtime import keep_freed_memory
 from xbridge.objectives.base import LossSum
 from xbridge.training.checkpoint import Contents
 from xbridge.training.loss_scale import LossScale
@@ -53,6 +54,8 @@ class PlainEngine:
 
     def __init__(self, model: nn.Module, loss: LossFunction, optim: OptimConfig, place: Place):
         self.place = place
+        if place.device.type == "cpu":
+            keep_freed_memory()
         self._model, self._loss, self._clip_norm = model.to(place.device), loss, optim.clip_norm
         self._optimizer = make_optimizer(model, optim)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
