@@ -18,6 +18,7 @@ from xbridge.ops.native import why_unavailable
 from xbridge.ops.neighbour_search import screened
 from xbridge.ops.pair_products import pair_products
 from xbridge.ops.pair_scores import pair_scores
+from xbridge.ops.scan_products import scan_products
 from xbridge.ops.scan_scores import Block, new_lists, scan_scores
 
 native = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "available")
@@ -268,11 +269,34 @@ def test_products_in_less_than_float32_are_noticed(monkeypatch):
     x, y = normal(80, 32), normal(300, 32, seed=1)
     product = torch.mm
 
-    def rough(a, b, *, out):
-        return out.copy_(product(a, b).bfloat16())
+    def rough(a, b):
+        return product(a, b).bfloat16().float()
 
+    monkeypatch.setattr(neighbour_search.scan_products, "why_not", lambda *_: "for this test")
     monkeypatch.setattr(neighbour_search.torch, "mm", rough)
-    check(x, y, 4, backend="native")
+    check(x, y, 4, backend="auto")
+
+
+@native
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("divides", [False, True])
+@pytest.mark.parametrize(("shape", "first"), [((40, 333), (0, 0)), ((401, 300), (250, 400)), ((5, 90), (96, 7))])
+def test_a_block_of_products_enters_the_lists_of_both_sides(exclude_self, divides, shape, first):
+    left, right, k = normal(shape[0], 19), normal(shape[1], 19, seed=1), (3, 2)
+    divisors = (normal(shape[0], seed=3).abs() + 1, normal(shape[1], seed=4).abs() + 1) if divides else (None, None)
+    terms = Block(torch.empty(0), normal(shape[0], seed=5), normal(shape[1], seed=6), *divisors)
+    found = []
+    for backend in ("native", "reference"):
+        lists = [new_lists(torch.full((size,), 0.01, dtype=torch.float64), 3, 30) for size in shape]
+        scan_products.on(backend, left, right, terms, *lists, k, first, exclude_self)
+        found.append([side.pairs(count) for side, count in zip(lists, k, strict=True)])
+    for ours, expected in zip(*found, strict=True):
+        assert torch.equal(ours[0], expected[0])
+        assert torch.equal(ours[1], expected[1])
+        torch.testing.assert_close(ours[2], expected[2], rtol=1e-5, atol=1e-5)
+    if exclude_self:
+        rows, columns, _ = found[0][0]
+        assert not bool((rows + first[0] == columns).any())
 
 
 @native

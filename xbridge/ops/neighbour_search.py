@@ -1,7 +1,7 @@
 """The k best scores of every row over all rows of another set: exact, in blocks, no n x m matrix.
 
 `dense` is the definition: float64 throughout. `screened` gives the same answer for less: blocks of float32 products,
-each scanned once for both directions, short lists of everything that the error bound cannot exclude (`scan_scores`),
+each scanned for both directions at once (`scan_products`), short lists of all that the error bound cannot exclude,
 and exact scores of those few. Rows whose lists overflow (clusters of near-equal rows, ranges that float32 does not
 hold) go to `dense`. The bound is checked on every candidate too: products in less than float32 (TF32, bfloat16), which
 a user can switch on behind our back, send everything to `dense`.
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from xbridge.ops.dispatch import checked
 from xbridge.ops.pair_scores import PairScores
-from xbridge.ops.scan_scores import Lists, new_lists, scan_scores
+from xbridge.ops.scan_products import scan_products
+from xbridge.ops.scan_scores import Lists, new_lists
 
 DENSE_ELEMENTS = 1 << 22  # float64 scores held at once: 32 MB
-TILE_ROWS, TILE_COLUMNS = 1024, 4096  # float32 scores held at once: 16 MB, as in a square tile
+TILE_ROWS, TILE_COLUMNS = 4096, 4096  # float32 factors held at once, twice d times so many
 SQUARE_TILE = 2048
 
 
@@ -100,28 +101,17 @@ def _scan_all(
     x, y, same = scores.x, scores.y, scores.x is scores.y
     n, m = len(x.weight), len(y.weight)
     tile_rows, tile_columns = (SQUARE_TILE, SQUARE_TILE) if same else (TILE_ROWS, TILE_COLUMNS)
-    buffer = torch.empty(min(n, tile_rows) * min(m, tile_columns), device=_device(scores))
     for left in range(0, m, tile_columns):
         columns = slice(left, min(m, left + tile_columns))
         y_MD = y.factor(columns, torch.float32)
         for top in range(0, columns.stop if same else n, tile_rows):
             rows = slice(top, min(n, top + tile_rows))
             x_BD = y_MD if same and top == left else x.factor(rows, torch.float32)
-            product_BM = buffer[: len(x_BD) * len(y_MD)].view(len(x_BD), len(y_MD))
-            torch.mm(x_BD, y_MD.T, out=product_BM)
-            if exclude_self:
-                _drop_self(product_BM, rows, columns)
-            block = scores.block(rows, columns, product_BM)
-            scan_scores.on(scores.backend, block, forward.part(rows), k_x, left, False)
-            if backward is not None and not (same and top == left):
-                scan_scores.on(scores.backend, block, backward.part(columns), k_x if same else k_y, top, True)
-
-
-def _drop_self(product_BM: Tensor, rows: slice, columns: slice) -> None:
-    first, last = max(rows.start, columns.start), min(rows.stop, columns.stop)
-    if first < last:
-        numbers = torch.arange(first, last, device=product_BM.device)
-        product_BM[numbers - rows.start, numbers - columns.start] = -torch.inf
+            other = None if backward is None or (same and top == left) else backward.part(columns)
+            scan_products.on(
+                scores.backend, x_BD, y_MD, scores.block(rows, columns, x_BD.new_empty(0)), forward.part(rows), other,
+                (k_x, k_x if same else k_y), (top, left), exclude_self,
+            )  # fmt: skip
 
 
 def _settle(scores: PairScores, lists: Lists, k: int, exclude_self: bool) -> Nearest:
