@@ -58,12 +58,13 @@ class Mixture:
 
     def __init__(self, names: Sequence[str], objectives: Sequence[Objective], weights: Sequence[float]):
         self._objectives = objectives
-        self.parts: list[Part] = []
+        parts: list[Part] = []
         owner: list[int] = []
         for index, (name, objective) in enumerate(zip(names, objectives, strict=True)):
             label = name if names.count(name) == 1 else f"{name}.{index}"
-            self.parts += [Part(name=f"{label}/{part.name}", size=part.size) for part in objective.parts]
+            parts += [Part(name=f"{label}/{part.name}", size=part.size) for part in objective.parts]
             owner += [index] * len(objective.parts)
+        self.parts: Sequence[Part] = parts
         share = Shares.constant(np.asarray(weights) / sum(weights))
         self.shares = Shares.joined(share, [objective.shares for objective in objectives])
         self._owner = np.asarray(owner)

@@ -8,6 +8,7 @@ from xbridge.core.config import InputPathOrId, Plugin, undigested
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Budget
 from xbridge.data.sampling import Schedule, check_schedule
+from xbridge.objectives.corpora import Corpora
 from xbridge.training.monitor import EarlyStopping, mode_of
 from xbridge.training.optim import OptimConfig
 from xbridge.training.translation_scores import TranslationScores
@@ -26,6 +27,7 @@ class ZeroConfig:
 
 
 _OPTIM, _ZERO, _EARLY_STOPPING = OptimConfig(), ZeroConfig(), EarlyStopping()
+_CORPORA = Corpora()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Config:
     temperature: Schedule = 1.0
     """Sampling over languages or directions in proportion to size^(1/temperature), or phases of it such as
     [{until: 0.5, value: 5}, {until: 1, value: 1}], `until` in shares of the budget."""
+    corpora: Corpora = _CORPORA
+    """Sampling over several corpora, where the input `corpus` is a mapping of names to folders."""
     multiple_of: int = 1
     """Sequence widths are padded to a multiple of this; 8 suits GPUs."""
     optim: OptimConfig = _OPTIM
@@ -143,8 +147,8 @@ class Config:
 class Inputs:
     """Folders that a training reads."""
 
-    corpus: Path
-    """A corpus stage."""
+    corpus: Path | dict[str, Path]
+    """A corpus stage, a folder of fairseq-preprocess, or several by name."""
     tokenizer: Path | None = None
     """A tokenizer stage; null = the tokenizer of the model that it starts from."""
     init: Path | None = None

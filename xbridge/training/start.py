@@ -1,6 +1,7 @@
 """Where a training starts: from random weights, from a pretrained model, or on from another training."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def check_positions(model: Any, config: Config, objective: "Objective") -> None:
         )
 
 
-def check_objective(model: Any, config: Config, material: "Material", objective: "Objective") -> None:
+def check_objective(model: Any, config: Config, materials: "Mapping[str, Material]", objective: "Objective") -> None:
     """`UserError` where the batches do not keep to the model's conventions, or the text is not what its label says."""
     from xbridge.models.output_layer import check_output_layer
     from xbridge.objectives.language_check import check_texts
@@ -85,6 +86,9 @@ def check_objective(model: Any, config: Config, material: "Material", objective:
 
     check_positions(model, config, objective)
     check_output_layer(model)
-    check_layouts(model, objective, material.conventions)
+    check_layouts(model, objective, next(iter(materials.values())).conventions)
     if config.check_languages:
-        check_texts(material, [part.name for part in objective.parts])
+        for name, material in materials.items():
+            check_texts(
+                material, [part.name for part in objective.parts if part.name.startswith(f"{name}/" if name else "")]
+            )

@@ -10,7 +10,7 @@ checkpoints/    only while it runs, or as many as `keep_after` says
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from xbridge.core.console import log
 from xbridge.core.errors import ConfigError
 from xbridge.core.files import locked, read_json, write_json
 from xbridge.core.runtime import derive_seed, settle_environment
+from xbridge.objectives.corpora import build_over
 from xbridge.training.config import Config, Inputs
 from xbridge.training.monitor import EarlyStopping
 from xbridge.training.start import (
@@ -78,9 +79,9 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
     check_vocabulary(model, tokenizer, str(inputs.init or start or "scratch"))
     generation = generation_of(inputs)
     seed = derive_seed(config.seed, "generation", generation)
-    material = _material(config, inputs, model, tokenizer, seed, tokens_folder(out))
-    objective = config.objective.load().build(config.objective.config, material)
-    check_objective(model, config, material, objective)
+    materials = _materials(config, inputs, model, tokenizer, seed, tokens_folder(out))
+    objective = build_over(config.objective, materials, config.corpora)
+    check_objective(model, config, materials, objective)
     plan = _plan(config, objective, seed)
     trainer = Trainer(
         model,
@@ -93,7 +94,7 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
         zero=config.zero,
         save_every=config.save_every,
         keep_checkpoints=config.keep_checkpoints,
-        validate=_validator(config, material, objective, plan.num_steps, out),
+        validate=_validator(config, materials, objective, plan.num_steps, out),
         validate_every=config.validate_every,
         monitor=(monitor := Monitor.of(config.early_stopping)),
         ledger=plan.ledger,
@@ -123,17 +124,23 @@ def num_parameters(model: "nn.Module") -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path | Mapping[str, Path]) -> Any:
+    if isinstance(path, Mapping):
+        return {name: _identity(one) for name, one in path.items()}
     manifest = path / "manifest.json"
     return str(read_json(manifest)["digest"]) if manifest.exists() else str(path)
 
 
-def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int, tokens: Path) -> "Material":
+def _materials(
+    config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: int, tokens: Path
+) -> "dict[str, Material]":
+    """One per corpus, by its name; the name of the only one is empty."""
     from xbridge.models.families import conventions_for
     from xbridge.objectives.base import Material
 
-    return Material(
-        corpus=inputs.corpus,
+    corpora = inputs.corpus if isinstance(inputs.corpus, dict) else {"": inputs.corpus}
+    whole = Material(
+        corpus=next(iter(corpora.values())),
         tokens=tokens,
         split="train",
         tokenizer=tokenizer,
@@ -143,6 +150,7 @@ def _material(config: Config, inputs: Inputs, model: Any, tokenizer: Any, seed: 
         multiple_of=config.multiple_of,
         temperature=config.temperature,
     )
+    return {name: replace(whole, corpus=corpus) for name, corpus in corpora.items()}
 
 
 def _plan(config: Config, objective: "Objective", seed: int) -> Any:
@@ -160,21 +168,24 @@ def _plan(config: Config, objective: "Objective", seed: int) -> Any:
 
 
 def _validator(
-    config: Config, material: "Material", objective: "Objective", num_steps: int, out: Path
+    config: Config, materials: "Mapping[str, Material]", objective: "Objective", num_steps: int, out: Path
 ) -> "Validator | None":
     """What is done at a validation, always on the same held-out examples; None where the config asks for nothing."""
-    from dataclasses import replace
-
     from xbridge.training.translation_scores import TranslationValidation, directions_of
     from xbridge.training.validation import Validation, Validator, numbers_of
 
     losses, translations, scores = None, None, config.translation_scores
     parts = [part.name for part in objective.parts]
     if config.validation_rows:
-        held_out = config.objective.load().build(config.objective.config, replace(material, split="dev", seed=0))
+        held_out = build_over(
+            config.objective,
+            {name: replace(material, split="dev", seed=0) for name, material in materials.items()},
+            config.corpora,
+        )
         losses = Validation(held_out, rows=config.validation_rows, batch_tokens=4 * config.batch_tokens)
     directions = directions_of(scores, parts) if scores else []
     if scores:
+        material = next(iter(materials.values()))  # of several corpora, the first is translated
         translations = TranslationValidation(
             scores, directions, material.corpus, out / "translations", material.tokenizer, material.conventions
         )
