@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, help="folder to write (default: runs/<stage>/<name>-<digest>)")
         sub.add_argument("--dry-run", action="store_true", help="print resolved config, digest and folder; run nothing")
         sub.set_defaults(command=_run_stage, stage=stage)
+    tokens = commands.add_parser("tokens", help="make a training's token store ahead of it, also in an array job")
+    tokens.add_argument("config", type=Path, help="the YAML of `xbridge train`")
+    tokens.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    tokens.add_argument("--out", type=Path, help="the training's folder: its tokens lie beside (or in XBRIDGE_TOKENS)")
+    tokens.add_argument("--part", default="1/1", metavar="K/N", help="tokenise this share; the last one joins them")
+    tokens.set_defaults(command=_tokens)
     compare_files.add_command(commands)
     doctor = commands.add_parser("doctor", help="what is installed and usable here, and why the rest is not")
     doctor.set_defaults(command=_doctor)
@@ -225,6 +231,16 @@ def _run_stage(options: argparse.Namespace) -> int:
     stages.execute(node)
     if settle_environment().rank == 0:
         print(path)
+    return 0
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    from xbridge.training.token_command import build_tokens, parse_part
+
+    part = parse_part(options.part)
+    config, inputs, _ = _parse_stage("train", apply_overrides(load_yaml(options.config), options.overrides))
+    for folder in build_tokens(config, inputs, options.out or Path("runs") / "train" / options.config.stem, part):
+        print(folder)
     return 0
 
 

@@ -1,6 +1,8 @@
 """Text of a corpus as content tokens: where every objective's strings come from."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from xbridge.core.errors import UserError
 from xbridge.data.corpus_text import CorpusText
 from xbridge.data.data_bin import DataBin, is_data_bin
 from xbridge.data.sampling import Examples, Part, temperature_schedule
-from xbridge.data.token_store import Store, open_store
+from xbridge.data.token_store import Corpus, Store, open_store
 from xbridge.data.tokens import Selection, TokenTable, joined, starts_of
 from xbridge.objectives.base import Material
 from xbridge.objectives.seq2seq import fits
@@ -17,8 +19,12 @@ from xbridge.objectives.seq2seq import fits
 
 def store_of(material: Material) -> Store:
     """The token store of the material's corpus and tokenizer, built now where there is none yet."""
-    kind = DataBin if is_data_bin(material.corpus) else CorpusText
-    return open_store(material.tokens, kind(material.corpus, material.tokenizer))
+    return open_store(material.tokens, corpus_of(material.corpus, material.tokenizer))
+
+
+def corpus_of(folder: Path, tokenizer: Any) -> Corpus:
+    """What a folder holds: the tables of a corpus stage, or the pairs of fairseq-preprocess."""
+    return DataBin(folder, tokenizer) if is_data_bin(folder) else CorpusText(folder, tokenizer)
 
 
 def monolingual(material: Material, languages: Sequence[str] | None) -> tuple[tuple[str, ...], list[Selection]]:
