@@ -1,15 +1,22 @@
 """Scores of translations on several ranks, sharded or not: the same texts and numbers as on one."""
 
+import importlib.util
+import os
+import signal
+import time
+from pathlib import Path
+
 import pytest
-from test_processes import STILL, needs_deepspeed, run
-from tiny_training import lines
+from processes import run, start, wait_for_step
+from tiny_training import TINY, lines, updates
 
 from xbridge.core.files import read_json, read_rows
 
 pytestmark = pytest.mark.slow
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 SETTINGS = {
-    **STILL,
+    "scratch": {**TINY, "dropout": 0.0},  # dropout masks are drawn per rank
     "objective": "translation",
     "budget": {"unit": "steps", "amount": 12},
     "validate_every": 4,
@@ -38,3 +45,19 @@ def test_ranks_translate_score_and_stop_as_one_process_does(inputs, alone, tmp_p
         name = f"translations/step-{one['step']:06d}.parquet"
         assert read_rows(tmp_path / name) == read_rows(alone / name)
     assert read_json(tmp_path / "summary.json")["stopped_early"] == read_json(alone / "summary.json")["stopped_early"]
+
+
+def test_a_signal_in_the_middle_of_a_search_is_acted_on_and_the_run_continues_bit_for_bit(inputs, tmp_path):
+    long = {"every": 4, "rows": 12, "max_new_tokens": 8, "num_beams": 4, "batch_tokens": 1}  # a sentence to a batch
+    settings = {**SETTINGS, "translation_scores": long, "early_stopping": {}, "budget": {"unit": "steps", "amount": 8}}
+    run(inputs, tmp_path / "whole", ranks=2, **settings)
+    process = start(inputs, tmp_path / "cut", ranks=2, **settings)
+    wait_for_step(tmp_path / "cut", 4)
+    time.sleep(0.1)  # into the search that follows update 4
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGTERM)
+    process.communicate(timeout=300)
+    assert len(updates(tmp_path / "cut")) == 4
+    assert not any(line["step"] == 4 for line in lines(tmp_path / "cut") if "translation" in line)
+    run(inputs, tmp_path / "cut", ranks=2, **settings)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")

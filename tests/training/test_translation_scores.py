@@ -48,6 +48,8 @@ def test_held_out_pairs_are_taken_as_they_are_turned_round_or_joined_on_the_pivo
     assert len(held_out_pairs(corpus, ["eng_Latn-deu_Latn"], 1)["eng_Latn-deu_Latn"].ids) == 1
     with pytest.raises(UserError, match=r"bitext\.parquet has no dev pairs for spa_Latn-hun_Latn"):
         held_out_pairs(corpus, ["spa_Latn-hun_Latn"], 9)
+    with pytest.raises(UserError, match=r"has no bitext\.parquet to take held-out text from"):
+        held_out_pairs(tmp_path / "elsewhere", ["eng_Latn-deu_Latn"], 9)
 
 
 def test_the_directions_are_those_given_or_those_that_are_trained():

@@ -165,10 +165,14 @@ class TranslationValidation:
 
 def held_out_pairs(corpus: Path, directions: Sequence[str], rows: int) -> dict[str, HeldOut]:
     """At most `rows` dev pairs of each direction, chosen by their ids; `UserError` where there are none."""
-    columns = ["id", "split", "source_lang", "target_lang", "source", "target"]
-    table = read_table(corpus / BITEXT, columns)
+    if not (corpus / BITEXT).exists():
+        raise UserError(
+            f"translation_scores: {corpus} has no {BITEXT} to take held-out text from; leave the scores out"
+        )
+    columns = ["id", "source_lang", "target_lang", "source", "target"]
+    table = read_table(corpus / BITEXT, columns, where=pc.field("split") == "dev")
     by_languages: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for row in table.filter(pc.equal(table["split"], "dev")).to_pylist():
+    for row in table.to_pylist():
         key = (row["source_lang"], row["target_lang"])
         by_languages.setdefault(key, []).append((row["id"], row["source"], row["target"]))
     found = {}

@@ -3,11 +3,12 @@
 unbabel-comet (2.2) wants older transformers and numpy than xbridge does, so that it lives in an environment of its own
 and scores in a process of that environment's Python:
 
-    python -m venv comet && comet/bin/pip install unbabel-comet
+    python -m venv comet && comet/bin/pip install unbabel-comet 'setuptools<81'
 
-The folder is the one of the hub: hparams.yaml and checkpoints/model.ckpt. The tokenizer and config of the encoder that
-hparams.yaml names (xlm-roberta-large, mostly) must lie in the hub's cache of this machine. Each scoring loads the
-model anew, and its memory is free again while the training goes on.
+Its torchmetrics imports pkg_resources, which newer setuptools lack. The folder is the one of the hub: hparams.yaml and
+checkpoints/model.ckpt. The tokenizer and config of the encoder that hparams.yaml names (xlm-roberta-large, mostly)
+must lie in the hub's cache of this machine. Each scoring loads the model anew, and its memory is free again while the
+training goes on.
 """
 
 import json
@@ -100,7 +101,7 @@ def _version(python: str) -> str:
     if done.returncode != 0:
         raise UserError(
             f"comet: {python} has no unbabel-comet; make an environment for it (python -m venv comet && "
-            "comet/bin/pip install unbabel-comet) and give its interpreter as `python: comet/bin/python`"
+            "comet/bin/pip install unbabel-comet 'setuptools<81') and give its interpreter as `python`"
         )
     return done.stdout.strip()
 
