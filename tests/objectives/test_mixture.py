@@ -39,6 +39,28 @@ def test_the_loss_is_the_sum_of_the_objectives_losses(material, toy_tokenizer):
     assert whole.count == first.count + second.count == mixture.lengths(chosen).supervised.sum()
 
 
+def test_weights_change_with_the_phases_of_the_run_and_the_plan_follows_them(material):
+    from xbridge.data.batching import Budget, TokenPlan
+
+    early, late = ([{"until": 0.5, "value": a}, {"until": 1, "value": b}] for a, b in ((1, 0), (0, 1)))
+    components = [{"objective": "denoising", "weight": early}, {"objective": "translation", "weight": late}]
+    mixture = build(parse(Config, {"components": components}), material)
+    assert mixture.shares.until == (0.5, 1.0)
+    assert mixture.shares.values[:, :3].sum(axis=1).tolist() == pytest.approx([1, 0])
+    budget = Budget(unit="steps", amount=40)
+    plan = TokenPlan(mixture, seed=1, budget=budget, batch_tokens=200, shares=mixture.shares)
+    is_noise = [float((plan.examples(step).part < 3).mean()) for step in range(plan.num_steps)]
+    switch = is_noise.index(0.0)
+    assert is_noise == [1.0] * switch + [0.0] * (40 - switch)
+    assert switch == pytest.approx(20, abs=4)
+
+
+def test_a_phase_without_any_weight_is_refused():
+    late = [{"until": 0.5, "value": 0}, {"until": 1, "value": 1}]
+    with pytest.raises(ConfigError, match=r"all weights are 0 in the phase that ends at 0\.5"):
+        parse(Config, {"components": [{"objective": "translation", "weight": late}]})
+
+
 def test_a_weight_of_zero_is_refused():
     with pytest.raises(ConfigError, match=r"components\.0\.weight: must be above 0"):
         parse(Config, {"components": [{"objective": "translation", "weight": 0}]})

@@ -59,13 +59,16 @@ class Encoder:
         self.tokenizer = tokenizer
         self.conventions: Conventions = conventions_for(model, tokenizer)
         self.model = model.to(f"cuda:{settle_environment().local_rank}" if torch.cuda.is_available() else "cpu")
-        self.dim: int = model.config.hidden_size
+        self.dim: int = getattr(model.config, "encoder", model.config).hidden_size
         self.sites = default_sites(model)
 
     @classmethod
-    def open(cls, path: Path) -> "Encoder":
-        """Load the model of a train or finetune folder, or a plain from_pretrained folder."""
-        folder = model_folder(path)
+    def open(cls, path: Path, *, with_decoder: bool = False) -> "Encoder":
+        """Load the model of a train or finetune folder, or a plain from_pretrained folder.
+
+        Of an encoder with an attached decoder the encoder alone is loaded, unless `with_decoder`.
+        """
+        folder = model_folder(path, with_decoder=with_decoder)
         model, tokenizer = load_backbone(folder), load_tokenizer(folder)
         check_vocabulary(model, tokenizer, str(folder))
         return cls(model, tokenizer, folder)
@@ -240,9 +243,10 @@ def unit_means(states_BTD: Tensor, content_BT: Tensor, units: Sequence[Units]) -
     return means
 
 
-def model_folder(path: Path) -> Path:
+def model_folder(path: Path, *, with_decoder: bool = False) -> Path:
     """The from_pretrained folder of a train or finetune folder, or the folder itself; `UserError` without one."""
-    for folder in (path / "model", path):
+    folders = [path / "model", path] if with_decoder else [path / "encoder", path / "model", path]
+    for folder in folders:
         if folder.is_dir() and any(folder.glob("*.safetensors")):
             return folder
     raise UserError(f"{path}: holds no model; give a finished train or finetune folder, or a from_pretrained folder")

@@ -17,11 +17,9 @@ def max_positions(model: "nn.Module") -> int:
 def position_limit(model: "nn.Module") -> int | None:
     """Longest sequence in tokens, special tokens counted; None where positions are relative, as T5's are."""
     whole: Any = model
-    found = [getattr(config, "max_position_embeddings", None) for config in _configs(whole.config)]
-    limits = [int(positions) for positions in found if positions]
-    table = getattr(getattr(whole.base_model, "embeddings", None), "position_embeddings", None)
-    reserved = getattr(table, "padding_idx", None)  # RoBERTa numbers positions from here on
-    return min(limits) - (0 if reserved is None else reserved + 1) if limits else None
+    stacks = [whole.encoder, whole.decoder] if whole.config.model_type == "encoder-decoder" else [whole]
+    limits = [limit for limit in map(_limit_of_stack, stacks) if limit]
+    return min(limits) if limits else None
 
 
 def encode_source(
@@ -52,6 +50,8 @@ def encode_source(
     return {"input_ids": input_ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
 
 
-def _configs(config: Any) -> list[Any]:
-    """A model's config, or those of its two stacks where each has its own."""
-    return [config.encoder, config.decoder] if config.model_type == "encoder-decoder" else [config]
+def _limit_of_stack(model: Any) -> int | None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    reserved = getattr(table, "padding_idx", None)  # RoBERTa numbers positions from here on
+    return int(positions) - (0 if reserved is None else reserved + 1) if positions else None

@@ -36,7 +36,7 @@ def load_tokenizer(source: Path | str, *, revision: str | None = None) -> Any:
     """The tokenizer of a stage's folder, a plain folder or a hub id; `UserError` where it cannot be read."""
     from transformers import AutoTokenizer
 
-    place = _place(source, "tokenizer")
+    place = _place(source, "tokenizer", "model")
     with quiet():
         try:
             return AutoTokenizer.from_pretrained(place, revision=revision or "main")
@@ -69,7 +69,17 @@ def load_backbone(source: Path | str, *, revision: str | None = None, with_outpu
     if missing:
         reason = "it is damaged, or was saved without its output layer" if with_output else "it is damaged"
         raise UserError(f"{place}: the checkpoint has no {missing[0]} ({len(missing)} tensors missing): {reason}")
+    _body_first(model)
     return model.eval()
+
+
+def _body_first(model: Any) -> None:
+    """Put a model's body before its head: checkpoints keep a tied tensor under its first name, and RoBERTa's first
+    name is the head's, which a model without a head would not find."""
+    modules, body = model._modules, model.base_model_prefix
+    if body in modules:
+        for name in [name for name in modules if name != body]:
+            modules[name] = modules.pop(name)
 
 
 def redrawn(model: Any, seed: int) -> Any:
@@ -78,7 +88,9 @@ def redrawn(model: Any, seed: int) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(model)(model.config).eval()
+        again = type(model)(model.config).eval()
+    _body_first(again)
+    return again
 
 
 def new_mbart(
@@ -153,7 +165,8 @@ def save_description(model: "nn.Module", tokenizer: Any, folder: Path) -> None:
 def check_vocabulary(model: "nn.Module", tokenizer: Any, name: str) -> None:
     """`UserError` where the embedding matrix and the tokenizer do not belong together."""
     whole: Any = model
-    rows, words = whole.get_input_embeddings().weight.shape[0], len(tokenizer)
+    writer = whole.decoder if whole.config.model_type == "encoder-decoder" else whole  # an attached one has more words
+    rows, words = writer.get_input_embeddings().weight.shape[0], len(tokenizer)
     spare = max(127, rows // 100)  # some hub models pad their matrix, by up to a few hundred rows
     if words > rows or rows - words > spare:
         raise UserError(
@@ -161,11 +174,11 @@ def check_vocabulary(model: "nn.Module", tokenizer: Any, name: str) -> None:
         )
 
 
-def _place(source: Path | str, inside: str) -> str:
-    """A local folder (a stage's `model/` or `tokenizer/` where it has one), or a hub id as it is."""
+def _place(source: Path | str, *inside: str) -> str:
+    """A local folder (the first of a stage's folders `inside` that it has, or itself), or a hub id as it is."""
     path = Path(source)
     if path.is_dir():
-        return str(path / inside if (path / inside).is_dir() else path)
+        return str(next((path / name for name in inside if (path / name).is_dir()), path))
     is_hub_id = isinstance(source, str) and not path.is_absolute() and source.count("/") <= 1 and source[0] != "."
     if not is_hub_id or path.exists():
         raise UserError(f"{source}: no such folder; give a train stage's folder, a from_pretrained folder or a hub id")

@@ -72,6 +72,8 @@ def default_sites(model: "nn.Module") -> tuple[str, ...]:
 def stacks_of(model: "nn.Module") -> dict[Stack, int]:
     """Number of layers of each stack."""
     config: Any = model.config
+    if config.model_type == "encoder-decoder":  # two stacks with a config each
+        return {"encoder": config.encoder.num_hidden_layers, "decoder": config.decoder.num_hidden_layers}
     layers = int(getattr(config, "encoder_layers", None) or config.num_hidden_layers)
     if not config.is_encoder_decoder:
         return {"decoder" if is_causal(config) else "encoder": int(config.num_hidden_layers)}
@@ -150,7 +152,8 @@ def _run(
     if not any(is_decoder_site(site) for site in sites):
         return {"encoder": encoded}
     assert decoder_input_ids is not None, "decoder sites need decoder_input_ids"
-    decoded = whole.get_decoder()(
+    decoder = whole.get_decoder()
+    decoded = getattr(decoder, "base_model", decoder)(
         input_ids=decoder_input_ids,  # causal: padding comes after what is read
         encoder_hidden_states=encoded.last_hidden_state,
         encoder_attention_mask=attention_mask,

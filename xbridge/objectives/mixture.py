@@ -1,7 +1,7 @@
 """A weighted mixture of objectives in one run, e.g. translation with denoising against forgetting.
 
 A batch may hold rows of several objectives; the loss is summed over all their target tokens, so an objective's weight
-is its share of the examples drawn.
+is its share of the examples drawn. Weights may have phases, e.g. denoising first and translation later.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from xbridge.core.config import Plugin
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Lengths
-from xbridge.data.sampling import Examples, Part, Shares
+from xbridge.data.sampling import Examples, Part, Schedule, Shares, check_schedule
 from xbridge.objectives.base import LossSum, Material, Objective
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ class Component:
 
     objective: Annotated[Plugin, "xbridge.objectives"]
     """The objective, e.g. {type: translation}."""
-    weight: float = 1.0
-    """Share of the examples drawn from it, relative to the other weights."""
+    weight: Schedule = 1.0
+    """Share of the examples drawn from it, relative to the other weights, or phases of it such as
+    [{until: 0.2, value: 1}, {until: 1, value: 0.1}], `until` in shares of the budget; 0 = none in this phase."""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ConfigError("weight", f"must be above 0, got {self.weight}")
+        check_schedule("weight", self.weight, lowest=0)
+        if self.weight == 0:
+            raise ConfigError("weight", "must be above 0; leave the objective out, or give phases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Config:
     def __post_init__(self) -> None:
         if not self.components:
             raise ConfigError("components", "a mixture needs at least one objective")
+        shares = Shares.scheduled([part.weight for part in self.components], lambda *weights: np.asarray(weights))
+        for until, weights in zip(shares.until, shares.values, strict=True):
+            if not weights.any():
+                raise ConfigError("components", f"all weights are 0 in the phase that ends at {until:g}")
 
 
 def build(config: Config, material: Material) -> "Mixture":
@@ -56,7 +62,7 @@ def build(config: Config, material: Material) -> "Mixture":
 class Mixture:
     """The parts of all objectives, one after the other; a batch is a list of (objective number, its batch)."""
 
-    def __init__(self, names: Sequence[str], objectives: Sequence[Objective], weights: Sequence[float]):
+    def __init__(self, names: Sequence[str], objectives: Sequence[Objective], weights: Sequence[Schedule]):
         self._objectives = objectives
         parts: list[Part] = []
         owner: list[int] = []
@@ -65,7 +71,7 @@ class Mixture:
             parts += [Part(name=f"{label}/{part.name}", size=part.size) for part in objective.parts]
             owner += [index] * len(objective.parts)
         self.parts: Sequence[Part] = parts
-        share = Shares.constant(np.asarray(weights) / sum(weights))
+        share = Shares.scheduled(weights, lambda *values: np.asarray(values) / sum(values))
         self.shares = Shares.joined(share, [objective.shares for objective in objectives])
         self._owner = np.asarray(owner)
         self._first = np.asarray([owner.index(index) for index in range(len(objectives))])

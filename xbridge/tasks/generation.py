@@ -74,7 +74,7 @@ def evaluate(
 
     check_metrics(config.metrics)
     groups = load_pairs(data, languages, config.max_pairs)
-    encoder = Encoder.open(model)
+    encoder = Encoder.open(model, with_decoder=True)
     if not encoder.model.config.is_encoder_decoder:
         raise UserError(f"{model}: has no decoder, so it cannot translate")
     encoder.check_languages(groups)

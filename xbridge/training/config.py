@@ -8,6 +8,7 @@ from xbridge.core.config import InputPathOrId, Plugin, undigested
 from xbridge.core.errors import ConfigError
 from xbridge.data.batching import Budget
 from xbridge.data.sampling import Schedule, check_schedule
+from xbridge.models.attaching import AttachDecoder
 from xbridge.objectives.corpora import Corpora
 from xbridge.training.monitor import EarlyStopping, mode_of
 from xbridge.training.optim import OptimConfig
@@ -84,6 +85,8 @@ class Config:
     """Start from random weights of this shape."""
     pretrained: Pretrained | None = None
     """Start from this model."""
+    attach_decoder: AttachDecoder | None = None
+    """Give an encoder-only model a decoder, so that it can be trained on translation."""
     batch_tokens: int = 1024
     """Largest padded source + target tokens of a global batch."""
     max_tokens: int = 24
@@ -125,6 +128,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.scratch is not None and self.pretrained is not None:
             raise ConfigError("pretrained", "give either `scratch` or `pretrained`, not both")
+        if self.scratch is not None and self.attach_decoder is not None:
+            raise ConfigError("attach_decoder", "is for an encoder to start from; a model from scratch has a decoder")
         lowest = {"batch_tokens": 1, "max_tokens": 1, "multiple_of": 1, "accumulation": 1, "keep_checkpoints": 1}
         for name in (*lowest, "validation_rows", "validate_every", "save_every", "keep_after"):
             if getattr(self, name) < lowest.get(name, 0):

@@ -14,6 +14,8 @@ from xbridge.training.config import Config, Inputs
 if TYPE_CHECKING:
     from xbridge.objectives.base import Material, Objective
 
+ENCODER = "encoder"  # beside model/, where a decoder was attached
+
 
 def generation_of(inputs: Inputs) -> int:
     """How many trainings lie behind this one: a continued training must not see its parent's batches again."""
@@ -54,15 +56,32 @@ def revision_of(config: Config, tokenizer: Path | None) -> str | None:
 
 def model_of(config: Config, start: Path | str | None, tokenizer: Any) -> Any:
     """The model to train, in float32, with weights that are a pure function of the config."""
+    from xbridge.models.attaching import attach_decoder, freeze_unused, is_attached
     from xbridge.models.loading import load_backbone, new_mbart, redrawn
 
     if start is not None:
         revision = config.pretrained.revision if config.pretrained else None
-        model = load_backbone(start, revision=revision, with_output=True)
+        model = load_backbone(start, revision=revision, with_output=config.attach_decoder is None)
         again = config.pretrained is not None and config.pretrained.random_weights
-        return redrawn(model, derive_seed(config.seed, "init")) if again else model
+        model = redrawn(model, derive_seed(config.seed, "init")) if again else model
+        if config.attach_decoder is not None:
+            return attach_decoder(model, tokenizer, config.attach_decoder, seed=derive_seed(config.seed, "decoder"))
+        if is_attached(model):
+            freeze_unused(model)
+        return model
     assert config.scratch is not None
     return new_mbart(tokenizer, seed=derive_seed(config.seed, "init"), **asdict(config.scratch))
+
+
+def plain_tokenizer_of(config: Config, inputs: Inputs) -> Any:
+    """The tokenizer of an encoder as it was before a decoder was attached, which may have been a training ago."""
+    from xbridge.models.loading import load_tokenizer
+
+    if inputs.init is not None and (inputs.init / ENCODER).is_dir():
+        return load_tokenizer(inputs.init / ENCODER)
+    vocabulary = inputs.tokenizer or start_of(config, inputs)
+    assert vocabulary is not None
+    return load_tokenizer(vocabulary, revision=revision_of(config, inputs.tokenizer))
 
 
 def check_positions(model: Any, config: Config, objective: "Objective") -> None:

@@ -1,6 +1,7 @@
 """The train stage: from scratch, from a pretrained model, or on from another training, on one objective.
 
 model/          a plain `from_pretrained` folder with the tokenizer
+encoder/        the same of the encoder alone, where a decoder was attached to it
 metrics.jsonl   one line per update, and the validation lines between them
 translations/   a table of hypotheses per scoring, where the config asks for scores
 tensorboard/    event files, where the config asks for them
@@ -24,9 +25,11 @@ from xbridge.objectives.corpora import build_over
 from xbridge.training.config import Config, Inputs
 from xbridge.training.monitor import EarlyStopping
 from xbridge.training.start import (
+    ENCODER,
     check_objective,
     generation_of,
     model_of,
+    plain_tokenizer_of,
     revision_of,
     start_of,
     tokens_folder,
@@ -62,6 +65,7 @@ def run(config: Config, inputs: Inputs, out: Path) -> None:
 
 
 def _run(config: Config, inputs: Inputs, out: Path) -> None:
+    from xbridge.models.attaching import export_encoder, is_attached
     from xbridge.models.loading import check_vocabulary, load_tokenizer, save_description
     from xbridge.training.checkpoint import claim
     from xbridge.training.monitor import Monitor
@@ -107,6 +111,8 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
         totals = trainer.run(stop)
         trainer.export(out / "model")
         if trainer.is_main:
+            if is_attached(model):
+                export_encoder(out / "model", plain_tokenizer_of(config, inputs), out / ENCODER)
             facts |= {"generation": generation, "dropped_overlong": objective.num_dropped}
             write_json(out / "summary.json", _summary(config, totals, facts, plan.ledger(totals.steps), monitor))
             _remove_checkpoints(out / "checkpoints", config.keep_after)
