@@ -96,6 +96,29 @@ def test_a_continued_run_goes_on_in_the_same_event_folder_without_points_twice(i
     assert events(tmp_path) == logged(tmp_path)
 
 
+def test_other_trackers_are_not_sent_again_what_they_have_had(tmp_path, monkeypatch):
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+    had = []
+
+    class Keeps(GeneralTracker):
+        name, requires_logging_directory, tracker = "keeps", False, None
+
+        def __init__(self, run_name):
+            super().__init__()
+
+        def log(self, values, step=None, **kwargs):
+            had.append((step, *values))
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "keeps", Keeps)
+    trackers = Trackers(["keeps"], tmp_path)
+    first, second = {"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}
+    trackers.start([first], dropped=[second])
+    for line in (second, {"step": 2, "validation": {"dev": 1.0}}, {"step": 3, "loss": 2.0}):
+        trackers.write(line)
+    assert had == [(2, "validation/dev"), (3, "train/loss")]
+
+
 def test_an_unknown_tracker_is_a_mistake_in_the_config(inputs, tmp_path):
     with pytest.raises(ConfigError, match=r"^trackers\.0: 'tensorbored' is not one of .*tensorboard"):
         train.run(config(trackers=["tensorbored"]), inputs, tmp_path)

@@ -34,14 +34,14 @@ class MetricsLog:
         """
         if not self._writes:
             return
-        kept = []
+        kept: list[dict[str, Any]] = []
+        dropped: list[dict[str, Any]] = []
         for line in read_metrics(self.path):
             last = last_validation if "validation" in line else last_step
-            if line["step"] <= last:
-                kept.append(line)
+            (kept if line["step"] <= last else dropped).append(line)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if self._trackers is not None:
-            self._trackers.start(kept)
+            self._trackers.start(kept, dropped)
 
     def close(self) -> None:
         """Let the trackers go."""

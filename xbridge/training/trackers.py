@@ -3,9 +3,10 @@
 metrics.jsonl is the truth and is complete without them; a tracker that is not installed or fails costs one warning.
 Names: `train/loss`, `validation/<part>`, `translation/<direction>/<metric>`, `translation/macro/<metric>`.
 
-A continued run goes on in the same place. TensorBoard is told to forget all from the step where it continues, and
-gets that step's lines again; other services know the run by the id in tracker_run.json and drop what they have.
-With XBRIDGE_OFFLINE=1 only trackers that can do without a network are started.
+A continued run repeats what it had done after its checkpoint. TensorBoard is told to forget all from the step of the
+checkpoint, and gets that step's lines again. The others are not sent again what they have had; Weights & Biases goes
+on in the run whose id is in tracker_run.json, the rest begin a new one. With XBRIDGE_OFFLINE=1 only
+those that can do without a network are started.
 """
 
 import os
@@ -33,6 +34,7 @@ class Trackers:
     def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any] | None = None):
         self._names, self._folder, self._settings = names, folder, settings or {}
         self._open: dict[str, Any] = {}
+        self._sent: set[tuple[int, bool]] = set()
         if names:
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS as KNOWN
 
@@ -40,8 +42,9 @@ class Trackers:
                 if name not in KNOWN:
                     raise ConfigError(f"trackers.{index}", f"{name!r} is not one of {', '.join(sorted(KNOWN))}")
 
-    def start(self, kept: Sequence[Mapping[str, Any]]) -> None:
-        """Open all trackers. kept: the lines of metrics.jsonl that the run continues from, none for a new run."""
+    def start(self, kept: Sequence[Mapping[str, Any]], dropped: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Open all trackers. kept: lines of metrics.jsonl that the run continues from; dropped: those it repeats."""
+        self._sent = {_key(line) for line in dropped}
         first = max((line["step"] for line in kept), default=0)
         for name in self._names:
             if os.environ.get("XBRIDGE_OFFLINE") == "1" and name not in OFFLINE:
@@ -55,7 +58,8 @@ class Trackers:
     def write(self, line: Mapping[str, Any]) -> None:
         """Send one line of metrics.jsonl."""
         for name in list(self._open):
-            self._send(name, line)
+            if name == FOLDER or _key(line) not in self._sent:
+                self._send(name, line)
 
     def close(self) -> None:
         """Flush and leave."""
@@ -120,6 +124,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int |
         elif value is not None:
             found[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
     return found
+
+
+def _key(line: Mapping[str, Any]) -> tuple[int, bool]:
+    """What tells the lines of one run apart."""
+    return line["step"], "validation" in line
 
 
 def _warn(name: str, problem: str) -> None:
