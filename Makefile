@@ -19,7 +19,7 @@ REPEATS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH_INDEX := $(if $(filter cpu,$(TORCH)),--index-url https://download.pytorch.org/whl/cpu,)
 
-.PHONY: env study test check test-fast test-reference test-slow test-study check-kernels ci docs agreement bench-similarity clean
+.PHONY: env study test check test-fast test-reference test-slow test-study test-cluster check-kernels ci docs agreement bench-similarity clean
 
 study: $(READY)
 	@$(BIN)/xbridge study run $(STUDY)
@@ -78,6 +78,11 @@ test-slow: $(READY)
 test-study: $(READY)
 	@$(BIN)/python -m pytest -m study
 
+# On a Slurm of two nodes in network namespaces (Linux, root; a few Debian packages, see tests/cluster/install.sh).
+test-cluster: $(READY)
+	@tests/cluster/install.sh
+	@$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
 # Every GPU kernel, compiled without a GPU (about two minutes on two cores): CUDA C++ where nvcc is, then Triton.
 check-kernels: $(READY)
 	@if command -v nvcc > /dev/null; then \
@@ -85,7 +90,7 @@ check-kernels: $(READY)
 	else echo "no nvcc here, so the CUDA kernels stay unchecked"; fi
 	@$(BIN)/python -m xbridge.ops.triton.ahead_of_time
 
-ci: check test-fast test-reference test-slow test-study check-kernels
+ci: check test-fast test-reference test-slow test-study test-cluster check-kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,10 +1,12 @@
 # The body of every Slurm job: starts the ranks, passes a warning on to them, and puts the job back into the queue until
 # it is done. Above it stands what differs: the arrays python, arguments, items, modules, srun_options and launcher, the
-# folder logs, and the numbers gpus, lead_seconds, max_requeues and max_failures.
+# folder logs, and the numbers gpus, tasks_per_node, lead_seconds, max_requeues and max_failures.
 set -uo pipefail
-nodes=$SLURM_JOB_NUM_NODES  # a job that asked for a range may get fewer than the last time
+nodes=$SLURM_JOB_NUM_NODES  # while it waited, `scontrol update` may have changed what was asked for
 restarts=${SLURM_RESTART_COUNT:-0}
 failures_file=$logs/.failures-$SLURM_JOB_ID
+export XBRIDGE_REFUSED_FILE=$logs/.refused-$SLURM_JOB_ID
+rm -f "$XBRIDGE_REFUSED_FILE"
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + (SLURM_JOB_ID + restarts) % 10000))  # another one per run: the last one may linger
 export MASTER_ADDR MASTER_PORT
@@ -41,15 +43,15 @@ else  # one agent per node, which starts the ranks
   export PYTHON=${python[*]}
   command=("${launcher[@]}" --nodes "$nodes" --gpus "$gpus" -- "${arguments[@]}")
 fi
-srun --kill-on-bad-exit=1 "${srun_options[@]}" "${command[@]}" &
+srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks="$((nodes * tasks_per_node))" "${srun_options[@]}" "${command[@]}" &
 step=$!
 wait "$step"; code=$?
 while kill -0 "$step" 2> /dev/null; do wait "$step"; code=$?; done  # a trap ended the wait
 step=''
 [ -z "$watch" ] || kill "$watch" 2> /dev/null
 
-# 0 is done and 2 is bad input, under every launcher that passes codes on. Everything else says little: agents end with
-# 1 although all ranks have saved. So the warning decides whether this was a stop or a failure.
+# 0 is done. Every other code says little: agents end with 1 although all ranks have saved, and of ranks that are ended
+# because one was, the highest code counts. So marks decide: the warning, and the file that xbridge leaves at bad input.
 if [ "$code" = 0 ]; then
   rm -f "$failures_file"
   exit 0
@@ -57,7 +59,10 @@ fi
 [ "$cancelled" = 0 ] || exit "$code"
 if [ "$warned" = 1 ]; then
   requeue "stopped before the limit"
-elif [ "$code" != 2 ]; then
+elif [ -e "$XBRIDGE_REFUSED_FILE" ]; then
+  rm -f "$XBRIDGE_REFUSED_FILE"
+  code=2
+else
   failures=$(($(cat "$failures_file" 2> /dev/null || echo 0) + 1))
   echo "$failures" > "$failures_file"
   echo "job $SLURM_JOB_ID: failure $failures of at most $max_failures (code $code)"

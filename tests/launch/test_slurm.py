@@ -29,7 +29,7 @@ def test_a_two_node_training_on_every_cluster_is_the_job_that_was_reviewed(name)
     """After a change that is meant: XBRIDGE_WRITE_GOLDEN=1 python -m pytest tests/launch/test_slurm.py"""
     profile = load_profile(name, LAUNCH / "profiles")
     gpus = profile.gpus_per_node or 2
-    request = Request(arguments=("train", "my arm.yaml", "--out", "runs/mine"), nodes="2", gpus=gpus)
+    request = Request(arguments=("train", "my arm.yaml", "--out", "runs/mine"), nodes=2, gpus=gpus)
     environ = {
         "PYTHON": "python3",
         "XBRIDGE_ACCOUNT": "project_1",
@@ -105,10 +105,3 @@ def test_without_slurm_the_job_can_be_printed_and_not_submitted(capsys, monkeypa
     assert main([str(LAUNCH), "--dry-run", "--", "train"]) == 0
     assert main([str(LAUNCH), "--", "train"]) == 2
     assert "no sbatch here" in capsys.readouterr().err
-
-
-def test_a_range_of_nodes_takes_what_can_be_had(capsys):
-    assert main([str(LAUNCH), "--nodes", "1-4", "--dry-run", "--", "train"]) == 0
-    assert "#SBATCH --nodes=1-4\n" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([str(LAUNCH), "--nodes", "4-1", "--dry-run", "--", "train"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_study import write_toy_study
 
 from xbridge.core.config import dump_yaml
 from xbridge.core.files import read_rows
@@ -39,19 +40,10 @@ def results(folder: Path):
 def finished(tmp_path_factory, toy_files):
     """A toy study run without interruption or network: (study file, runs folder, what the command printed)."""
     folder = tmp_path_factory.mktemp("finished")
-    study = write_study(folder, toy_files)
+    study = write_toy_study(folder, toy_files)
     outcome = run("study", "run", study, "--runs", folder / "runs", env={**os.environ, "XBRIDGE_OFFLINE": "1"})
     assert outcome.returncode == 0, outcome.stderr
     return study, folder / "runs", outcome
-
-
-def write_study(folder, toy_files):
-    text = (Path(__file__).parent / "toy.yaml").read_text(encoding="utf-8")
-    for name in ("bitext.tsv", "labels.tsv"):
-        text = text.replace("FILLED IN", str(toy_files / name), 1)
-    path = folder / "toy.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_one_command_leads_from_a_table_to_a_report(finished):
@@ -92,7 +84,7 @@ def test_a_changed_arm_runs_again_with_what_depends_on_it_and_nothing_else(finis
 
 def test_a_study_killed_twice_ends_with_the_same_numbers(finished, tmp_path, toy_files):
     _, runs, _ = finished
-    study = write_study(tmp_path, toy_files)
+    study = write_toy_study(tmp_path, toy_files)
     for stage, signum in (("train", signal.SIGKILL), ("finetune", signal.SIGINT)):
         process = subprocess.Popen(
             command("study", "run", study, "--runs", tmp_path / "runs"),
@@ -132,7 +124,7 @@ def test_a_failing_stage_is_named_and_finished_stages_stay(finished, tmp_path, t
     _, runs, _ = finished
     copy = tmp_path / "runs"
     shutil.copytree(runs, copy)
-    study = write_study(tmp_path, toy_files)
+    study = write_toy_study(tmp_path, toy_files)
     before = {p.relative_to(copy) for p in copy.rglob("manifest.json")}
     outcome = run("study", "run", study, "--runs", copy, "arms.mt.optim.lr=1e12", "arms.mt.optim.clip_norm=0")
     assert outcome.returncode == 2
@@ -158,7 +150,7 @@ def test_a_failing_stage_is_named_and_finished_stages_stay(finished, tmp_path, t
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, toy_files, override, message):
-    study = write_study(tmp_path, toy_files)
+    study = write_toy_study(tmp_path, toy_files)
     outcome = run("study", "run", study, "--runs", tmp_path / "runs", override)
     assert outcome.returncode == 2
     assert message in outcome.stderr
@@ -175,7 +167,7 @@ def test_a_study_can_start_from_a_pretrained_folder(finished, tmp_path, toy_file
         f"tokenizer={{pretrained: {trained}, language_codes: keep}}",
         "tasks.commands=null", "tasks.translation=null", "analysis.label_data=null",
     ]  # fmt: skip
-    outcome = run("study", "run", write_study(tmp_path, toy_files), "--runs", tmp_path / "runs", *overrides)
+    outcome = run("study", "run", write_toy_study(tmp_path, toy_files), "--runs", tmp_path / "runs", *overrides)
     assert outcome.returncode == 0, outcome.stderr
     weights = {
         name: load_file(next((tmp_path / "runs" / "toy" / "train").glob(f"{name}-*/model/model.safetensors")))

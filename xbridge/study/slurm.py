@@ -25,8 +25,7 @@ class Request:
     """One job. `items` makes it an array: task i runs `arguments` with item i behind them."""
 
     arguments: tuple[str, ...]
-    nodes: str = "1"
-    """A number, or a range such as 1-4: as many as can be had."""
+    nodes: int = 1
     gpus: int = 1
     """Per node; processes where nodes have no GPU."""
     after: tuple[str, ...] = ()
@@ -51,7 +50,7 @@ def job_file(request: Request, profile: Profile, folder: Path, environ: Mapping[
 def _options(request: Request, profile: Profile, environ: Mapping[str, str]) -> list[str]:
     if profile.gpus_per_node and request.gpus > profile.gpus_per_node:
         raise UserError(f"--gpus {request.gpus}: a node of {profile.description} has {profile.gpus_per_node}")
-    tasks = request.gpus if request.launcher == "srun" else 1
+    tasks = _tasks_per_node(request)
     name = request.name or f"xbridge-{request.arguments[0]}"
     options = [
         f"job-name={re.sub(r'[^A-Za-z0-9_.-]', '-', name)}",
@@ -101,6 +100,7 @@ def _assignments(request: Request, profile: Profile, folder: Path, environ: Mapp
     }
     numbers = {
         "gpus": request.gpus,
+        "tasks_per_node": _tasks_per_node(request),
         "lead_seconds": profile.lead_seconds,
         "max_requeues": profile.max_requeues,
         "max_failures": profile.max_failures,
@@ -111,6 +111,11 @@ def _assignments(request: Request, profile: Profile, folder: Path, environ: Mapp
     lines += [f"{name}=({shlex.join(words)})" for name, words in arrays.items()]
     lines.append(f"logs={shlex.quote(request.logs)}")
     return [*lines, " ".join(f"{name}={number}" for name, number in numbers.items())]
+
+
+def _tasks_per_node(request: Request) -> int:
+    """Every rank is a task of srun's, or every node's agent is one."""
+    return request.gpus if request.launcher == "srun" else 1
 
 
 def _quoted_value(value: str) -> str:
@@ -167,7 +172,7 @@ def _request(options: argparse.Namespace) -> Request:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch/slurm.sh", description="Submit a Slurm job and print its id.")
     parser.add_argument("folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--nodes", type=_range, default="1", help="a number, or a range: as many as can be had")
+    parser.add_argument("--nodes", type=_positive, default=1)
     parser.add_argument("--gpus", type=_positive, default=1, help="per node; processes where nodes have no GPU")
     parser.add_argument("--after", default="", metavar="JOB[:JOB...]", help="start when these have ended well")
     parser.add_argument("--name", default="", help="name of the job (default: xbridge-COMMAND)")
@@ -180,13 +185,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-only", action="store_true", help="let Slurm check the job; submit nothing")
     parser.add_argument("arguments", nargs="+", metavar="-- ARGS", help="xbridge's arguments")
     return parser.parse_args(arguments)
-
-
-def _range(text: str) -> str:
-    least, _, most = text.partition("-")
-    if _positive(least) > _positive(most or least):
-        raise argparse.ArgumentTypeError(f"{text!r}: the first number is the smaller one")
-    return text
 
 
 def _positive(text: str) -> int:
