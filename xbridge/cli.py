@@ -16,11 +16,11 @@ from typing import Any
 
 from xbridge import __version__
 from xbridge.core.artifact import MANIFEST, Artifact, folder_name
-from xbridge.core.config import apply_overrides, canonical, dump_yaml, load_yaml, parse
+from xbridge.core.config import apply_overrides, canonical, dump_yaml, parse
 from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
 from xbridge.core.network import settle_network
 from xbridge.core.runtime import settle_environment
-from xbridge.study import compare_files, stages
+from xbridge.study import bundle, compare_files, stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except UserError as error:
-        print(f"xbridge: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except BrokenPipeError:  # `xbridge ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -41,14 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         explained = user_error_of(error, "xbridge")
         if explained is None:
             raise
-        print(f"xbridge: {explained}", file=sys.stderr)
-        return 2
+        return _refuse(explained)
     except Interrupted as error:
         print("xbridge: stopped; run the same command again to continue", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("xbridge: stopped; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def _refuse(error: UserError) -> int:
+    """Say what is wrong, and leave a mark for launch/job.bash: it must not start again what fails the same way again.
+
+    (An exit code does not reach it: the other ranks are ended, and theirs count.)
+    """
+    print(f"xbridge: {error}", file=sys.stderr)
+    if os.environ.get("XBRIDGE_REFUSED_FILE"):
+        Path(os.environ["XBRIDGE_REFUSED_FILE"]).touch()
+    return 2
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -85,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     tokens.add_argument("--part", default="1/1", metavar="K/N", help="tokenise this share; the last one joins them")
     tokens.set_defaults(command=_tokens)
     compare_files.add_command(commands)
+    bundle.add_command(commands)
     doctor = commands.add_parser("doctor", help="what is installed and usable here, and why the rest is not")
     doctor.set_defaults(command=_doctor)
     config = commands.add_parser("config", help="look at a config file").add_subparsers(required=True, metavar="ACTION")
@@ -210,7 +220,9 @@ def _plan(options: argparse.Namespace) -> Any:
 
 
 def _run_stage(options: argparse.Namespace) -> int:
-    data = apply_overrides(load_yaml(options.config), options.overrides)
+    from xbridge.study.config import load_extended
+
+    data = apply_overrides(load_extended(options.config), options.overrides)
     config, inputs, digests = _parse_stage(options.stage, data)
     digest = stages.stage_digest(options.stage, config, digests)
     name = options.config.stem
@@ -260,7 +272,7 @@ def _parse_stage(stage: str, data: dict[str, Any]) -> tuple[Any, Any, dict[str, 
 
 
 def _show_config(options: argparse.Namespace) -> int:
-    from xbridge.study.config import is_study, load_study
+    from xbridge.study.config import is_study, load_extended, load_study
     from xbridge.study.plan import Plan
 
     if is_study(options.config):
@@ -269,7 +281,7 @@ def _show_config(options: argparse.Namespace) -> int:
         resolved = {node.id: canonical(node.config) for node in plan.nodes.values()}
         print(dump_yaml({**canonical(study), "stages": resolved}), end="")
         return 0
-    data = apply_overrides(load_yaml(options.config), options.overrides)
+    data = apply_overrides(load_extended(options.config), options.overrides)
     stage = options.stage or data.get("stage")
     if stage not in stages.MODULES:
         raise UserError(f"{options.config}: which stage is it for? add `stage: NAME` or --stage NAME")

@@ -1,6 +1,5 @@
 """What a study YAML may say. Sections that belong to a stage stay plain data; the stage's `Config` parses them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,23 +50,22 @@ class AnalysisSpec:
 class Resources:
     """What a stage's job asks for under `xbridge study run --via`."""
 
-    nodes: int | str = 1
-    """Nodes; a range such as 1-4 takes as many as can be had."""
+    nodes: int = 1
+    """Nodes."""
     gpus: int = 1
     """GPUs of each node, or processes where nodes have none."""
     time: str | None = None
     """Time limit, as Slurm writes it; null = the cluster profile's."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)?", str(self.nodes)):
-            raise ConfigError("nodes", f"{self.nodes!r}: give a number from 1 on, or a range such as 1-4")
-        if self.gpus < 1:
-            raise ConfigError("gpus", f"must be at least 1, got {self.gpus}")
+        for name in ("nodes", "gpus"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
 
     @property
     def num_ranks(self) -> int:
-        """Most processes that the job can have."""
-        return int(str(self.nodes).rpartition("-")[2]) * self.gpus
+        """Processes of the job."""
+        return self.nodes * self.gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +144,7 @@ class Study:
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
     """Read a study file, follow `extends`, apply overrides; return the study and its plain data."""
-    data = apply_overrides(_load_extended(path, ()), overrides)
+    data = apply_overrides(load_extended(path), overrides)
     for section in ("arms", "tasks", "data"):  # null takes an inherited entry out
         if isinstance(data.get(section), dict):
             data[section] = {name: entry for name, entry in data[section].items() if entry is not None}
@@ -158,17 +156,23 @@ def is_study(path: Path) -> bool:
     return "study" in load_yaml(path)
 
 
-def _load_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def load_extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The data of a config file over that of the files that it `extends`: a path relative to it, or a list of them."""
     data = load_yaml(path)
-    parent = data.pop("extends", None)
-    if parent is None:
+    parents = data.pop("extends", None)
+    if parents is None:
         return data
-    if not isinstance(parent, str):
-        raise ConfigError("extends", "expected the path of a study file, relative to this one")
-    parent_path = path.parent / parent
-    if parent_path.resolve() in seen:
-        raise UserError(f"{path}: extends itself through {parent_path}")
-    return merge(_load_extended(parent_path, (*seen, path.resolve())), data)
+    if isinstance(parents, str):
+        parents = [parents]
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError("extends", "expected the path of a config file, relative to this one, or a list of paths")
+    under: dict[str, Any] = {}
+    for parent in parents:
+        parent_path = path.parent / parent
+        if parent_path.resolve() in (*seen, path.resolve()):
+            raise UserError(f"{path}: extends itself through {parent_path}")
+        under = merge(under, load_extended(parent_path, (*seen, path.resolve())))
+    return merge(under, data)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,12 @@ from xbridge.core.config import digest_of
 from xbridge.core.console import log
 from xbridge.core.errors import UserError
 from xbridge.core.files import locked, write_text
+from xbridge.core.network import is_offline
 from xbridge.study.config import Resources
 from xbridge.study.jobs import Jobs
+from xbridge.study.needs import check_all_here
 from xbridge.study.plan import Plan
+from xbridge.study.profile import load_profile
 from xbridge.study.stages import Node
 
 MAX_TASKS = 500  # Slurm's own limit is 1000 by default
@@ -44,6 +47,8 @@ def run_via(plan: Plan, study_text: str, launcher: Path, runs: Path, *, dry_run:
     With `dry_run`, print what the launcher would start, with the names job1, job2 ... for the jobs' ids.
     """
     launcher = _checked(launcher)
+    if _offline(launcher):
+        check_all_here(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder / ".lock", "works on this study"):
         jobs = Jobs(plan.folder)
@@ -124,6 +129,12 @@ def _checked(launcher: Path) -> Path:
     if not launcher.is_file() or not os.access(launcher, os.X_OK):
         raise UserError(f"--via {launcher}: no such launcher; give a script of launch/, for example launch/slurm.sh")
     return launcher.resolve()
+
+
+def _offline(launcher: Path) -> bool:
+    """Whether the jobs will reach no network: it was refused here, or the cluster's profile says so."""
+    profile = os.environ.get("XBRIDGE_PROFILE")
+    return is_offline() or (profile is not None and load_profile(profile, launcher.parent / "profiles").offline)
 
 
 def _check_done(nodes: Sequence[Node]) -> None:

@@ -43,7 +43,7 @@ def read(config: Config, languages: tuple[str, ...], pivot: str) -> Iterator[Ent
     """One entry per row."""
     name = config.id or str(config.folder)
     columns = select(config.columns, languages, pivot, f"{name}: columns")
-    for row, record in enumerate(_load(config), start=1):
+    for row, record in enumerate(load(config), start=1):
         yield entry_of_record(record, columns, config.key, f"{name}: row {row}")
 
 
@@ -54,7 +54,8 @@ def describe(config: Config) -> dict[str, Any]:
     return {"kind": "datasets", "licence": config.licence, "id": config.id, "version": config.revision}
 
 
-def _load(config: Config) -> Any:
+def load(config: Config) -> Any:
+    """The data set itself; `UserError` where it cannot be had."""
     import datasets
 
     datasets.disable_progress_bars()
