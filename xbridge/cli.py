@@ -247,10 +247,11 @@ def _run_stage(options: argparse.Namespace) -> int:
 
 
 def _tokens(options: argparse.Namespace) -> int:
+    from xbridge.study.config import load_extended
     from xbridge.training.token_command import build_tokens, parse_part
 
     part = parse_part(options.part)
-    config, inputs, _ = _parse_stage("train", apply_overrides(load_yaml(options.config), options.overrides))
+    config, inputs, _ = _parse_stage("train", apply_overrides(load_extended(options.config), options.overrides))
     for folder in build_tokens(config, inputs, options.out or Path("runs") / "train" / options.config.stem, part):
         print(folder)
     return 0
