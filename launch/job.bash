@@ -39,9 +39,9 @@ trap 'cancelled=1' TERM
 echo "job $SLURM_JOB_ID, run $restarts: ${arguments[*]} ($nodes x $gpus, head $MASTER_ADDR:$MASTER_PORT)"
 if [ "${#launcher[@]}" = 0 ]; then
   command=("${python[@]}" -m xbridge "${arguments[@]}")
-else  # one agent per node, which starts the ranks
-  export PYTHON=${python[*]}
-  command=("${launcher[@]}" --nodes "$nodes" --gpus "$gpus" -- "${arguments[@]}")
+else  # one agent per node, which starts the ranks; in a container where there is one
+  export PYTHON=${python[-1]}
+  command=("${python[@]:0:${#python[@]}-1}" "${launcher[@]}" --nodes "$nodes" --gpus "$gpus" -- "${arguments[@]}")
 fi
 srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks="$((nodes * tasks_per_node))" "${srun_options[@]}" "${command[@]}" &
 step=$!
