@@ -55,9 +55,14 @@ def run(inputs, out, **changes):
     return out
 
 
-def run_all(inputs, ranks, trainings):
-    """Train {folder: settings} to the end on the same `ranks` processes."""
-    finished(launch(inputs, [write_settings(out, **changes) for out, changes in trainings.items()], ranks=ranks))
+def run_all(inputs, ranks, trainings, *, copies=None, step=0):
+    """Train {folder: settings} to the end, one after the other on the same `ranks` processes. {folder: source} of
+    `copies` start as `source` was when it had saved `step`."""
+    copies = copies or {}
+    for out, changes in trainings.items():
+        write_settings(out, **changes)
+    words = [f"{copies[out]}:{step}:{out}" if out in copies else out for out in trainings]
+    finished(launch(inputs, words, ranks=ranks))
 
 
 def wait_for_step(out, step):

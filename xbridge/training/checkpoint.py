@@ -25,7 +25,7 @@ from xbridge.training.tensor_files import Slot, TensorFiles, checksums, damage_o
 
 STATE = "state.json"
 LOCK = ".lock"  # beside the checkpoints, held while the run lives
-OURS = ("metrics.jsonl", "summary.json", "tracker_run.json", "translations", "tensorboard")
+OURS = ("metrics.jsonl", "summary.json", "tracker_run.json", "translations", "tensorboard", "best")
 
 
 class Contents(Protocol):

@@ -100,8 +100,9 @@ class Config:
     """Sequence widths are padded to a multiple of this; 8 suits GPUs."""
     optim: OptimConfig = _OPTIM
     """Optimiser and learning rate."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 = autocast; on CPUs it is slower below a width of about 256."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Of matrix products; weights have a float32 master. auto = bf16 on a GPU that has it, else fp32; fp16 scales the
+    loss. On CPUs bf16 is slower below a width of about 256."""
     check_languages: bool = undigested(True)
     """Refuse a corpus whose text is plainly in another language than its labels say, before the first update."""
     validation_rows: int = 64
@@ -116,10 +117,16 @@ class Config:
     """Updates between checkpoints; 0 = only when a signal stops the run."""
     keep_checkpoints: int = undigested(2)
     """Checkpoints kept while running."""
+    keep_best: bool = undigested(False)
+    """Keep the weights of the best validation in best/; what is best, `early_stopping` says."""
     keep_after: int = undigested(0)
     """Checkpoints kept when the training is complete."""
     accumulation: int = undigested(1)
     """Micro-batches that a rank splits its share of a batch into: less memory, the same result."""
+    activation_checkpointing: bool = undigested(False)
+    """Compute activations again in the backward pass: far less memory, about a third slower."""
+    compile: bool = undigested(False)
+    """Compile model and loss with torch.compile; not with ZeRO 3."""
     trackers: tuple[str, ...] = undigested(())
     """Who gets metrics.jsonl too: tensorboard, wandb, or another of accelerate's trackers."""
     zero: ZeroConfig = undigested(_ZERO)
@@ -145,6 +152,8 @@ class Config:
             raise ConfigError("early_stopping.patience", "needs validations between: set validate_every")
         if stopping.patience and mode_of(stopping.metric) == "max" and not (scores and scores.every):
             raise ConfigError("early_stopping.metric", f"{stopping.metric} needs translation_scores.every")
+        if self.compile and self.zero.stage == 3:
+            raise ConfigError("compile", "cannot see parameters that ZeRO 3 gathers; choose zero.stage 2 or less")
         check_schedule("temperature", self.temperature, lowest=1)
 
 

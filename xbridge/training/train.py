@@ -2,6 +2,7 @@
 
 model/          a plain `from_pretrained` folder with the tokenizer
 encoder/        the same of the encoder alone, where a decoder was attached to it
+best/           the same, of the best validation, where the config asks for it
 metrics.jsonl   one line per update, and the validation lines between them
 translations/   a table of hypotheses per scoring, where the config asks for scores
 tensorboard/    event files, where the config asks for them
@@ -71,7 +72,7 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
     from xbridge.training.monitor import Monitor
     from xbridge.training.signals import StopSignals
     from xbridge.training.trackers import Trackers
-    from xbridge.training.trainer import Trainer
+    from xbridge.training.trainer import Trainer, compiled
 
     if claim(out, run_key(config, inputs), writes=settle_environment().rank == 0):
         return
@@ -87,9 +88,11 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
     objective = build_over(config.objective, materials, config.corpora)
     check_objective(model, config, materials, objective)
     plan = _plan(config, objective, seed)
+    if config.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainer = Trainer(
         model,
-        objective.loss,
+        compiled(objective.loss) if config.compile else objective.loss,
         plan,
         config.optim,
         out,
@@ -103,6 +106,7 @@ def _run(config: Config, inputs: Inputs, out: Path) -> None:
         monitor=(monitor := Monitor.of(config.early_stopping)),
         ledger=plan.ledger,
         trackers=Trackers(config.trackers, out, canonical(config)),
+        keep_best=config.keep_best,
         describe=partial(save_description, model, tokenizer),
     )
     facts = {"steps": plan.num_steps, **plan.totals()._asdict(), "parameters": num_parameters(model)}

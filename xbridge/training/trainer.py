@@ -11,10 +11,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +25,15 @@ from xbridge.core.errors import Interrupted, UserError
 from xbridge.core.files import write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Counts
+from xbridge.objectives.base import LossSum
 from xbridge.training.checkpoint import Checkpoints
 from xbridge.training.config import ZeroConfig
 from xbridge.training.engine import Engine, LossFunction, PlainEngine
 from xbridge.training.metrics_log import MetricsLog
 from xbridge.training.monitor import Monitor
 from xbridge.training.optim import OptimConfig, learning_rate
-from xbridge.training.placement import Precision, find_place, seed_dropout
+from xbridge.training.overflow import Overflows
+from xbridge.training.placement import Precision, find_place, lost_contact, seed_dropout
 from xbridge.training.signals import StopSignals
 from xbridge.training.trackers import Trackers
 from xbridge.training.validation import Findings, Poll
@@ -44,7 +45,6 @@ to stop leaves it there by an exception and does the whole validation again when
 
 
 STOPPED = "stopped.json"  # in checkpoints/: the last attempt was stopped by a signal and saved everything
-MAX_OVERFLOWS = 20  # updates in a row without one: the loss scale has then fallen by a million
 
 
 class BatchPlan(Protocol):
@@ -86,8 +86,9 @@ class Trainer:
     `loss(model, batch)` gives a LossSum for one micro-batch. `validate` is called before the first update, every
     `validate_every` updates (0 = never between) and after the last. `save_every` is in updates; with 0 a checkpoint is
     only written when a signal stops the run. The run ends early where `monitor` says so after a validation.
-    `describe(folder)` adds to a folder with weights what `from_pretrained` needs besides them. What `ledger` says of
-    the updates so far stands in the lines of validations.
+    With `keep_best` the weights of the best validation are in `folder`/best. `describe(folder)` adds to a folder with
+    weights what `from_pretrained` needs besides them. What `ledger` says of the updates so far stands in the lines of
+    validations.
     """
 
     def __init__(
@@ -107,13 +108,14 @@ class Trainer:
         validate_every: int = 0,
         monitor: Monitor | None = None,
         trackers: Trackers | None = None,
+        keep_best: bool = False,
         describe: Callable[[Path], None] | None = None,
         ledger: Callable[[int], Mapping[str, Any]] | None = None,
     ):
         self._plan, self._optim, self._folder, self._seed = plan, optim, folder, seed
         self._validate, self._validate_every, self._save_every = validate, validate_every, save_every
-        self._monitor, self._ledger = monitor or Monitor("loss", "min"), ledger
-        self._source = model
+        self._monitor, self._keep_best = monitor or Monitor("loss", "min"), keep_best
+        self._ledger = ledger
         self._engine = make_engine(model, loss, optim, precision, zero or ZeroConfig())
         self._place = self._engine.place
         self._log = MetricsLog(folder / "metrics.jsonl", writes=self.is_main, trackers=trackers)
@@ -121,7 +123,7 @@ class Trainer:
         self._checkpoints = Checkpoints(root, self._engine, self._place, keep_checkpoints, describe)
         self._saved = -1  # the step of the newest checkpoint of this run
         self._timed = False  # the first save tells whether a signal leaves enough time for one
-        self._overflows = 0  # updates in a row that float16 overflows have cost
+        self._overflows = Overflows(model)
 
     def run(self, stop: StopSignals | None = None) -> Totals:
         """Do the updates that are left. With `stop` the caller listens to signals, and goes on doing so afterwards.
@@ -129,6 +131,15 @@ class Trainer:
         Errors: `UserError` for a loss that is not finite, a checkpoint that does not fit, or a full disk;
         `Interrupted` after a signal, with a checkpoint saved.
         """
+        try:
+            return self._run(stop)
+        except RuntimeError as error:
+            if not lost_contact(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{self._folder}: lost another process ({reason}); {self._kept()}; run again") from None
+
+    def _run(self, stop: StopSignals | None) -> Totals:
         cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         listening = nullcontext(stop) if stop else StopSignals()
         with torch.random.fork_rng(devices=cuda), listening as signals, closing(self._log):
@@ -171,13 +182,13 @@ class Trainer:
         counts = self._plan.counts(step)
         rate = learning_rate(self._optim, step, self._plan.num_steps)
         seed_dropout(self._place, derive_seed(self._seed, "dropout", step, self._place.rank))
-        with self._culprits() as culprits:
+        with self._overflows.watch():
             loss, should_stop = self._forward_backward(step, counts, stop)
         norm = self._engine.step(rate)
-        if not math.isfinite(norm):
-            self._overflowed(step, norm, culprits)
-        else:
-            self._overflows = 0
+        if not math.isfinite(norm) and self._place.precision != "fp16":
+            raise self._not_finite(step, "gradient norm", norm)
+        if hopeless := self._overflows.update(norm):
+            raise UserError(f"{self._folder}: step {step + 1}: {hopeless}")
         seconds = done.seconds + time.perf_counter() - started
         tokens = Counts(*(a + b for a, b in zip(done.tokens, counts, strict=True)))
         done = replace(done, steps=step + 1, loss=loss, tokens=tokens, seconds=seconds)
@@ -240,7 +251,9 @@ class Trainer:
         if self.is_main:
             ledger = {"ledger": self._ledger(done.steps)} if self._ledger is not None else {}
             self._log.write({"step": done.steps, **found.line(), **ledger})
-        self._monitor.update(done.steps, found.numbers())
+        verdict = self._monitor.update(done.steps, found.numbers())
+        if verdict.is_best and self._keep_best:
+            self.export(self._folder / "best")
         return replace(done, validation=found, validated_at=done.steps)
 
     def _save(self, done: Totals) -> None:
@@ -280,44 +293,13 @@ class Trainer:
         self._log.cut(done.steps if state else -1, done.validated_at)
         return done
 
-    def _overflowed(self, step: int, norm: float, culprits: Sequence[str]) -> None:
-        """In float16 an update is skipped and the loss scale halved, for so long; else the run ends here."""
-        self._overflows += 1
-        if self._place.precision != "fp16":
-            raise self._not_finite(step, "gradient norm", norm)
-        if self._overflows > MAX_OVERFLOWS:
-            first = culprits[0] if culprits else "no single layer"
-            raise UserError(
-                f"{self._folder}: step {step + 1}: {self._overflows} updates in a row overflowed float16; the first "
-                f"gradient that is not finite is that of {first}; set precision: bf16, or lower optim.lr"
-            )
-
-    @contextmanager
-    def _culprits(self) -> Iterator[list[str]]:
-        """When the next overflow would be the last: names of parameters with a gradient that is not finite, in the
-        order of the backward pass."""
-        names: list[str] = []
-        hooks = []
-        if self._overflows == MAX_OVERFLOWS:
-            for name, parameter in self._source.named_parameters():
-                if parameter.requires_grad:
-                    note = partial(_note_if_not_finite, names, name)
-                    hooks.append(parameter.register_hook(note))  # type: ignore[no-untyped-call]
-        try:
-            yield names
-        finally:
-            for hook in hooks:
-                hook.remove()
-
     def _not_finite(self, step: int, what: str, value: float) -> UserError:
+        advice = "set precision: bf16" if self._place.precision == "fp16" else "lower optim.lr"
+        return UserError(f"{self._folder}: step {step + 1}: the {what} is {value}; stopped, {self._kept()}; {advice}")
+
+    def _kept(self) -> str:
         newest = self._checkpoints.newest()
-        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was due yet"
-        return UserError(f"{self._folder}: step {step + 1}: the {what} is {value}; stopped, {kept}; lower optim.lr")
-
-
-def _note_if_not_finite(names: list[str], name: str, gradient: torch.Tensor) -> None:
-    if not torch.isfinite(gradient).all():
-        names.append(name)
+        return f"the last good checkpoint is {newest}" if newest else "no checkpoint was due yet"
 
 
 def warn_of_short_notice(save_seconds: float, step_seconds: float) -> None:
@@ -331,6 +313,22 @@ def warn_of_short_notice(save_seconds: float, step_seconds: float) -> None:
 
 class _Stop(Exception):
     """Raised inside a validation to leave it."""
+
+
+def compiled(loss: LossFunction) -> LossFunction:
+    """`loss` through torch.compile, shapes left open; `UserError` where it does not compile here."""
+    fast = torch.compile(loss, dynamic=True)
+
+    def run(model: nn.Module, batch: Any) -> LossSum:
+        try:
+            return fast(model, batch)
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"compile: does not work here ({reason}); set compile: false") from None
+
+    return run
 
 
 def make_engine(
