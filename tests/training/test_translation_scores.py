@@ -41,15 +41,20 @@ def test_held_out_pairs_are_taken_as_they_are_turned_round_or_joined_on_the_pivo
             ("d", "train", "eng_Latn", "spa_Latn", "blue", "azul"),
         ],
     )
-    found = held_out_pairs(corpus, ["eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "deu_Latn-spa_Latn"], 9)
+    found = held_out_pairs([corpus], ["eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "deu_Latn-spa_Latn"], 9)
     assert found["eng_Latn-deu_Latn"] == (["a", "b"], ["red", "blue"], ["rot", "blau"])
     assert found["deu_Latn-eng_Latn"] == (["a", "b"], ["rot", "blau"], ["red", "blue"])
     assert found["deu_Latn-spa_Latn"] == (["a+c"], ["rot"], ["rojo"])
-    assert len(held_out_pairs(corpus, ["eng_Latn-deu_Latn"], 1)["eng_Latn-deu_Latn"].ids) == 1
-    with pytest.raises(UserError, match=r"bitext\.parquet has no dev pairs for spa_Latn-hun_Latn"):
-        held_out_pairs(corpus, ["spa_Latn-hun_Latn"], 9)
+    assert len(held_out_pairs([corpus], ["eng_Latn-deu_Latn"], 1)["eng_Latn-deu_Latn"].ids) == 1
+    with pytest.raises(UserError, match=r"no dev pairs for spa_Latn-hun_Latn in .*bitext\.parquet"):
+        held_out_pairs([corpus], ["spa_Latn-hun_Latn"], 9)
+    other = corpus_of(tmp_path / "other", [("x", "dev", "eng_Latn", "hun_Latn", "red", "piros"),
+                                           ("y", "dev", "eng_Latn", "deu_Latn", "one", "eins")])  # fmt: skip
+    both = held_out_pairs([corpus, other], ["eng_Latn-deu_Latn", "eng_Latn-hun_Latn"], 9)
+    assert both["eng_Latn-deu_Latn"].ids == ["a", "b"]
+    assert both["eng_Latn-hun_Latn"].ids == ["x"]
     with pytest.raises(UserError, match=r"has no bitext\.parquet to take held-out text from"):
-        held_out_pairs(tmp_path / "elsewhere", ["eng_Latn-deu_Latn"], 9)
+        held_out_pairs([tmp_path / "elsewhere"], ["eng_Latn-deu_Latn"], 9)
 
 
 def test_the_directions_are_those_given_or_those_that_are_trained():

@@ -5,8 +5,9 @@ Names: `train/loss`, `validation/<part>`, `translation/<direction>/<metric>`, `t
 
 A continued run repeats what it had done after its checkpoint. TensorBoard is told to forget all from the step of the
 checkpoint, and gets that step's lines again. The others are not sent again what they have had; Weights & Biases goes
-on in the run whose id is in tracker_run.json, the rest begin a new one. With XBRIDGE_OFFLINE=1 only
-those that can do without a network are started.
+on in the run whose id is in tracker_run.json, the rest begin a new one.
+
+With XBRIDGE_OFFLINE=1 only trackers that can do without a network are started.
 """
 
 import os

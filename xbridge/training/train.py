@@ -195,9 +195,10 @@ def _validator(
         losses = Validation(held_out, rows=config.validation_rows, batch_tokens=4 * config.batch_tokens)
     directions = directions_of(scores, parts) if scores else []
     if scores:
-        material = next(iter(materials.values()))  # of several corpora, the first is translated
+        corpora = [material.corpus for material in materials.values()]
+        any_of = next(iter(materials.values()))
         translations = TranslationValidation(
-            scores, directions, material.corpus, out / "translations", material.tokenizer, material.conventions
+            scores, directions, corpora, out / "translations", any_of.tokenizer, any_of.conventions
         )
     known = numbers_of(parts if losses else [], directions, scores.names() if scores else [])
     if config.early_stopping != EarlyStopping() and config.early_stopping.metric not in known:

@@ -1,6 +1,6 @@
 """Scores of translations during training: held-out pairs are translated by search and scored, direction by direction.
 
-The pairs are the dev split of a corpus folder's bitext.parquet, a fixed sample per direction, the same at every
+The pairs are the dev split of the corpus folders' bitext.parquet, a fixed sample per direction, the same at every
 validation and in every training on the corpus. A direction between two languages that are paired with the pivot only
 joins their pairs on the pivot's string. Each validation leaves translations/step-000500.parquet beside metrics.jsonl.
 """
@@ -102,7 +102,7 @@ class TranslationValidation:
         self,
         config: TranslationScores,
         directions: Sequence[str],
-        corpus: Path,
+        corpora: Sequence[Path],
         folder: Path,
         tokenizer: Any,
         conventions: "Conventions",
@@ -111,7 +111,7 @@ class TranslationValidation:
         self._config, self._folder = config, folder
         self._tokenizer, self._conventions = tokenizer, conventions
         self._scorers: list[Scorer] = [plugin.load().build(plugin.config) for plugin in config.scorers]
-        self._held_out = held_out_pairs(corpus, directions, config.rows)
+        self._held_out = held_out_pairs(corpora, directions, config.rows)
         for lang in dict.fromkeys(lang for direction in directions for lang in direction.split("-")):
             conventions.check_language(lang)
 
@@ -163,25 +163,32 @@ class TranslationValidation:
             yield scorer.name, scorer.score(pairs.sources, texts, pairs.references), scorer.signature
 
 
-def held_out_pairs(corpus: Path, directions: Sequence[str], rows: int) -> dict[str, HeldOut]:
-    """At most `rows` dev pairs of each direction, chosen by their ids; `UserError` where there are none."""
-    if not (corpus / BITEXT).exists():
-        raise UserError(
-            f"translation_scores: {corpus} has no {BITEXT} to take held-out text from; leave the scores out"
-        )
-    columns = ["id", "source_lang", "target_lang", "source", "target"]
-    table = read_table(corpus / BITEXT, columns, where=pc.field("split") == "dev")
-    by_languages: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for row in table.to_pylist():
-        key = (row["source_lang"], row["target_lang"])
-        by_languages.setdefault(key, []).append((row["id"], row["source"], row["target"]))
+def held_out_pairs(corpora: Sequence[Path], directions: Sequence[str], rows: int) -> dict[str, HeldOut]:
+    """At most `rows` dev pairs of each direction, chosen by their ids, from the first corpus that has any.
+
+    `UserError` where none has.
+    """
+    tables = [_dev_pairs(corpus) for corpus in corpora]
     found = {}
     for direction in directions:
-        pairs = _of_direction(by_languages, *direction.split("-"))
-        if not pairs:
-            raise UserError(f"translation_scores.directions: {corpus / BITEXT} has no dev pairs for {direction}")
+        pairs = next(filter(None, (_of_direction(table, *direction.split("-")) for table in tables)), None)
+        if pairs is None:
+            where = " or ".join(str(corpus / BITEXT) for corpus in corpora)
+            raise UserError(f"translation_scores.directions: no dev pairs for {direction} in {where}")
         chosen = sorted(pairs, key=lambda pair: derive_seed("sample", pair[0]))[:rows]
         found[direction] = HeldOut(*(list(column) for column in zip(*sorted(chosen), strict=True)))
+    return found
+
+
+def _dev_pairs(corpus: Path) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
+    """(id, source, target) by source and target language."""
+    if not (corpus / BITEXT).exists():
+        raise UserError(f"translation_scores: {corpus} has no {BITEXT} to take held-out text from; leave scores out")
+    columns = ["id", "source_lang", "target_lang", "source", "target"]
+    found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for row in read_table(corpus / BITEXT, columns, where=pc.field("split") == "dev").to_pylist():
+        key = (row["source_lang"], row["target_lang"])
+        found.setdefault(key, []).append((row["id"], row["source"], row["target"]))
     return found
 
 
