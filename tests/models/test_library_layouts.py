@@ -98,6 +98,16 @@ def test_marian_names_the_target_in_the_source_where_there_are_several(tmp_path,
     assert conventions.source("eng_Latn") == ([], [tokenizer.eos_token_id]), "a text that is only read has no target"
 
 
+def test_a_tokenizer_that_cuts_targets_in_another_way_is_refused_for_training(tmp_path):
+    from xbridge.objectives.layout_check import check_one_segmentation
+
+    same = tiny.marian(tmp_path)
+    check_one_segmentation(same)
+    same.spm_target = tiny.spm.SentencePieceProcessor(model_proto=tiny.sentencepiece_model())
+    with pytest.raises(UserError, match="MarianTokenizer cuts sources and targets by two sentencepiece models"):
+        check_one_segmentation(same)
+
+
 def test_t5_is_told_the_direction_in_words_and_masks_with_its_first_sentinel(tmp_path):
     from transformers import MT5Config, MT5ForConditionalGeneration
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def check_layouts(model: "nn.Module", objective: Objective, conventions: Conventions) -> None:
     """`UserError` naming the first direction whose batch, or whose model, does not keep to the conventions."""
     check_decoder_start(model, conventions)
+    check_one_segmentation(conventions.tokenizer)
     for number, part in enumerate(objective.parts):
         zero = np.zeros(1, dtype=np.int64)
         batch = objective.collate(Examples(zero + number, zero, zero))
@@ -62,6 +63,16 @@ def check_decoder_start(model: "nn.Module", conventions: Conventions) -> None:
         raise UserError(
             f"the model's decoder starts with token {start}, the {conventions.family.name} family's with {wanted}; "
             "set decoder_start_token_id in its config.json and generation_config.json, or use its own tokenizer"
+        )
+
+
+def check_one_segmentation(tokenizer: Any) -> None:
+    """`UserError` for a tokenizer that cuts targets in another way than sources, as most of Marian's do."""
+    models: list[Any] = [getattr(tokenizer, f"spm_{side}", None) for side in ("source", "target")]
+    if None not in models and models[0].serialized_model_proto() != models[1].serialized_model_proto():
+        raise UserError(
+            f"this {type(tokenizer).__name__} cuts sources and targets by two sentencepiece models, and a training "
+            "here has one; start from a model with one vocabulary model, such as M2M-100 or NLLB"
         )
 
 
