@@ -12,11 +12,12 @@ Batches. xbridge fills `--batch-tokens` padded source + target tokens. The Train
 40,000 pairs), grouped by length (`train_sampling_strategy="group_by_length"`, by whichever of source and source +
 target length pads less); the number is the one whose batches have the same mean padded tokens as xbridge's. `--sweep
 2,4` repeats both sides at so many times the tokens per update, for the batch size that suits each best. The Trainer
-logs and saves nothing; xbridge writes a line of metrics per update, as always.
+logs and saves nothing; xbridge writes a line of metrics per update, as always. The Trainer sorts 50 batches at a time,
+longest first, and xbridge plans its first few batches from fewer rows: 25 updates are left out and fifties are timed.
 
 Model FLOPs per non-padded token are 3 x the forward pass (benchmarks/speed/shapes.py has the formula); MFU is their
 rate over that of a matrix product which is measured in the same turns. On a CPU rates are per CPU second, on a GPU per
-second. Writes benchmarks/results/throughput-<model>-<device>.json.
+second. Writes benchmarks/results/throughput-<model>-<tokens>-<device>.json.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main() -> None:
                 runs.setdefault(name, []).append(apart(side, setting, options.threads))
         result = found(options, settings, runs)
         if options.write:  # after every turn, so that a benchmark that is stopped has its whole turns
-            write_json(RESULTS / f"throughput-{options.model}-{options.device}.json", result)
+            write_json(RESULTS / f"throughput-{options.model}-{options.batch_tokens}-{options.device}.json", result)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
 
 
@@ -83,8 +84,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=1024, help="padded source + target tokens per update")
     parser.add_argument("--max-tokens", type=int, default=24, help="strings of more tokens are left out")
     parser.add_argument("--sweep", type=numbers, default=(), metavar="2,4", help="also at so many times the tokens")
-    parser.add_argument("--updates", type=int, default=100, help="timed updates per run (fewer, larger in a sweep)")
-    parser.add_argument("--warmup", type=int, default=10, help="updates before them")
+    parser.add_argument("--updates", type=int, default=100, help="timed updates per run, in whole fifties")
+    parser.add_argument("--warmup", type=int, default=25, help="updates before them")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process on a CPU")
     parser.add_argument("--corpus", type=Path, help="a corpus stage's folder (default: the quickstart's, built once)")

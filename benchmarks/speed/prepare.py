@@ -23,7 +23,7 @@ from xbridge.study.stages import digest_of_input
 
 STUDY = Path(__file__).parents[2] / "configs" / "studies" / "quickstart.yaml"
 SEED = 0
-MEGABATCH = 50  # the Trainer sorts so many batches at a time
+MEGABATCH = 50  # the Trainer sorts so many batches at a time, so that fewer updates are not like the rest
 TRAINER_ROWS = 40_000  # at random; with more it spends minutes on reading their lengths before the first update
 
 
@@ -105,8 +105,8 @@ def prepare(options: argparse.Namespace) -> dict[int, Setting]:
             mean_tokens=round(mean, 1),
             batch_rows=batch_rows,
             group_by=group_by,
-            updates=max(options.updates // times, min(10, options.updates)),
-            warmup=max(options.warmup // times, 2),
+            updates=max(options.updates // times, min(MEGABATCH, options.updates)),
+            warmup=options.warmup,
         )
     return settings
 

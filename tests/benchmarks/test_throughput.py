@@ -105,3 +105,17 @@ def test_the_loss_of_a_large_vocabulary_takes_less_memory_than_the_plain_one():
         [sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, env={**os.environ}, check=True
     )
     assert json.loads(done.stdout)["of_all_rows"]["xbridge_share"] < 0.4
+
+
+def test_the_page_quotes_the_results():
+    page = (ROOT / "docs" / "explanation" / "throughput.md").read_text(encoding="utf-8")
+    results = ROOT / "benchmarks" / "results"
+    for path in results.glob("throughput-quickstart-*-cpu.json"):
+        found = json.loads(path.read_text())
+        for side in found["sides"].values():
+            assert f"{side['nonpad_tokens_per_second']['median']:,.0f}" in page
+            assert f"{side['padding_share']:.1%}" in page
+        ratio = found["nonpad_ratio_same_tokens_per_update"]["x1"]
+        assert f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})" in page
+    for path in results.glob("loss-memory-*.json"):
+        assert f"{json.loads(path.read_text())['of_all_rows']['xbridge_share']:.1%}" in page
