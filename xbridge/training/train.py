@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "Config", "Inputs", "run"]
 
-VERSION = 1
+VERSION = 2
 WARN_LOSS = 3.5  # a denoising base above this has not learned to copy yet: its forks showed no difference
 
 
