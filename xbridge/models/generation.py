@@ -150,6 +150,7 @@ def _search(
         output: Tensor = model.generate(
             **{name: tensor.to(device) for name, tensor in sources.items()},
             decoder_input_ids=prefixes,
+            decoder_start_token_id=prefixes[:, 0].tolist(),  # generate puts its own start before any other
             max_new_tokens=search.max_new_tokens,
             num_beams=search.num_beams,
             do_sample=False,
