@@ -72,8 +72,8 @@ def test_a_preempted_job_saves_requeues_and_goes_on_with_the_nodes_that_are_left
     cluster.output("ctl", "scontrol", "update", "nodename=node2", "state=drain", "reason=gone")
     try:
         cluster.output("ctl", "scancel", "--batch", "--signal=USR1", job)
-        cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "1", 90, "the requeue")
-        assert cluster.job(job)["JobState"] == "PENDING"
+        cluster.wait_for(lambda: (facts := cluster.job(job))["Restarts"] == "1" and facts["JobState"] == "PENDING", 90,
+                         "the requeue")  # fmt: skip
         cluster.output("ctl", "scontrol", "update", f"jobid={job}", "numnodes=1", "numtasks=1")
         assert cluster.wait_for_job(job) == "COMPLETED", log_of(tmp_path)
     finally:
