@@ -21,7 +21,7 @@ def write_settings(out, **changes):
     return out
 
 
-def launch(inputs, folders, *, ranks=1, environment=()):
+def launch(inputs, folders, *, ranks=1, environment=(), script=SCRIPT):
     """Start the trainings of `folders`, one after the other, in a process group of their own."""
     command = [sys.executable]
     if ranks > 1:
@@ -29,7 +29,7 @@ def launch(inputs, folders, *, ranks=1, environment=()):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={port}"]
-    command += [str(SCRIPT), str(inputs.corpus), str(inputs.tokenizer), *map(str, folders)]
+    command += [str(script), str(inputs.corpus), str(inputs.tokenizer), *map(str, folders)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2]), **dict(environment)}
     return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -4,10 +4,12 @@ import importlib.util
 import os
 import signal
 import time
+from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from processes import finished, ranks_of, run, start, wait_for_step, weights
+from processes import finished, launch, ranks_of, run, start, wait_for_step, weights, write_settings
 from tiny_training import lines, updates
 
 pytestmark = pytest.mark.slow
@@ -73,3 +75,46 @@ def test_two_ranks_stop_at_the_same_step_when_one_is_signalled(inputs, tmp_path)
     stopped = len(updates(tmp_path))
     assert stopped < 400
     assert (tmp_path / "checkpoints" / f"step-{stopped:06d}" / "state.json").exists()
+
+
+def test_two_ranks_stopped_at_twenty_random_moments_give_the_trace_of_a_run_that_was_not(inputs, tmp_path):
+    settings = {
+        "objective": "translation", "budget": {"unit": "steps", "amount": 600}, "save_every": 7, "validate_every": 10,
+        "translation_scores": {"every": 20, "rows": 4, "max_new_tokens": 6, "batch_tokens": 60},
+    }  # fmt: skip
+    run(inputs, tmp_path / "whole", ranks=2, **settings)
+    cut = write_settings(tmp_path / "cut", **settings)
+    process = launch(inputs, [cut], ranks=2, script=Path(__file__).with_name("stop_often.py"))
+    random, sent = Random(0), 0
+    wait_for_step(cut, 3)
+    while process.poll() is None and sent < 60:
+        time.sleep(random.uniform(0.05, 0.5))
+        number = random.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+        before = (cut / "stops").read_text()
+        for pid in random.sample(ranks_of(process), 1):
+            os.kill(pid, number)
+        sent += 1
+        for _ in range(200):
+            if process.poll() is not None or (cut / "stops").read_text() != before:
+                break
+            time.sleep(0.02)
+    finished(process)
+    assert int((cut / "stops").read_text()) >= 20
+    assert_same_run(cut, tmp_path / "whole")
+
+
+@needs_deepspeed
+def test_a_rank_that_dies_ends_the_others_with_a_message_and_kills_cost_no_number(inputs, tmp_path):
+    settings = {**LONG, "zero": {"stage": 2}, "budget": {"unit": "steps", "amount": 60}, "save_every": 1}
+    run(inputs, tmp_path / "whole", ranks=2, **settings)
+    cut = tmp_path / "cut"
+    process = start(inputs, cut, ranks=2, **settings)
+    wait_for_step(cut, 11)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    assert process.communicate(timeout=120)[1].count("xbridge: ") <= 1
+    process = start(inputs, cut, ranks=2, **settings)
+    wait_for_step(cut, 31)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    run(inputs, cut, ranks=2, **settings)
+    assert_same_run(cut, tmp_path / "whole")
