@@ -131,3 +131,11 @@ def test_on_a_gpu_the_logits_are_not_rounded_to_16_bits():
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
     for got, true in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True):
         assert (got.double() - true.double()).norm() < 0.01 * true.double().norm()
+
+
+def test_a_second_backward_pass_is_refused():
+    hidden, weight, labels = inputs()
+    loss = linear_cross_entropy(hidden, weight, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        loss.backward()

@@ -59,7 +59,7 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and all gradients in the forward pass; the backward pass only scales them."""
+    """Loss and all gradients in the forward pass; the backward pass only scales them, in place."""
 
     @staticmethod
     def forward(
@@ -97,19 +97,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     _add_product(grad_weight, narrow.T, hidden[chunk])
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.gradients = grad_hidden, grad_weight, grad_bias
         ctx.weight_dtype, ctx.bias_dtype = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy: a second backward pass; the first has used up the gradients")
+        grad_hidden, grad_weight, grad_bias = ctx.gradients
+        ctx.gradients = None  # so that the parameter takes the weight's gradient as it is, without a copy
         if grad_hidden is not None:
-            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
+            grad_hidden.mul_(grad.to(grad_hidden.dtype))
         if grad_weight is not None:
-            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
+            grad_weight = grad_weight.mul_(grad).to(ctx.weight_dtype)
         if grad_bias is not None:
-            grad_bias = (grad_bias * grad).to(ctx.bias_dtype)
+            grad_bias = grad_bias.mul_(grad).to(ctx.bias_dtype)
         return grad_hidden, grad_weight, None, grad_bias, None, None, None
 
 
