@@ -39,6 +39,18 @@ def test_the_loss_is_the_sum_of_the_objectives_losses(material, toy_tokenizer):
     assert whole.count == first.count + second.count == mixture.lengths(chosen).supervised.sum()
 
 
+def test_an_objective_without_rows_is_there_unscored_and_changes_nothing(material, toy_tokenizer):
+    model = new_mbart(
+        toy_tokenizer, seed=0, layers=1, d_model=16, ffn=16, heads=2, init_std=0.2, max_positions=16, dropout=0.0
+    ).eval()
+    mixture, noise = build(parse(Config, MIXED), material), denoising.build(denoising.Config(), material)
+    rows = np.arange(3)
+    batch = mixture.collate(Examples(rows + 4, rows, rows * 0))
+    assert [(index, own.count > 0) for index, own in batch] == [(0, False), (1, True)]
+    whole, alone = mixture.loss(model, batch), noise.loss(model, noise.collate(Examples(rows, rows, rows * 0)))
+    assert (whole.sum.item(), whole.count) == (alone.sum.item(), alone.count)
+
+
 def test_weights_change_with_the_phases_of_the_run_and_the_plan_follows_them(material):
     from xbridge.data.batching import Budget, TokenPlan
 

@@ -35,6 +35,11 @@ OFFLOADED = {"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"
 NOISY = {**STILL, "scratch": {**TINY, "dropout": 0.3}}
 SOURCE = (4, 2, 3)
 CONTINUED = {4: [2], 2: [1, 3], 1: [0, 3], 3: [0, 2], 8: [1]}  # ranks -> stages that go on from step 20 of SOURCE
+MIXED = {
+    **STILL,
+    "objective": {"type": "mixture", "components": [{"objective": "translation"}, {"objective": "denoising"}]},
+    "batch_tokens": 60,  # a rank's few rows are often all of one objective
+}
 NOISY_WAYS = {  # on three ranks DeepSpeed adds in another order from run to run; our own sums do not
     2: [{"stage": 0}, {"stage": 1}, {"stage": 2, "offload_optimizer": "cpu"}, OFFLOADED],
     3: [{"stage": 0}],
@@ -43,7 +48,7 @@ NOISY_WAYS = {  # on three ranks DeepSpeed adds in another order from run to run
 
 @pytest.fixture(scope="module")
 def runs(inputs, tmp_path_factory):
-    """The folder of all runs: RANKS-STAGE-ACCUMULATION, {on,noisy,again}-RANKS-STAGE."""
+    """The folder of all runs: RANKS-STAGE-ACCUMULATION, {on,mixed,noisy,again}-RANKS-STAGE."""
     root = tmp_path_factory.mktemp("runs")
     source = root / "{}-{}-{}".format(*SOURCE)
     for ranks in (4, 2, 1, 3, 8):
@@ -57,6 +62,8 @@ def runs(inputs, tmp_path_factory):
             first, again = (root / f"{name}-{ranks}-{zero['stage']}" for name in ("noisy", "again"))
             copies[again] = first
             trainings[first] = trainings[again] = {**NOISY, "zero": zero}
+        for stage in {1: [0], 2: [0, 3]}.get(ranks, []):
+            trainings[root / f"mixed-{ranks}-{stage}"] = with_zero(MIXED, stage, 1)
         run_all(inputs, ranks, trainings, copies=copies, step=20)
     return root
 
@@ -90,6 +97,11 @@ def test_losses_updates_and_validations_are_those_of_one_process(runs, way):
     for name, tensor in weights(found).items():
         if not name.endswith("k_proj.bias"):  # softmax ignores it: its gradient is rounding noise, magnified by AdamW
             torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_ranks_whose_rows_are_of_different_objectives_train_a_mixture_as_one_process_does(runs, stage):
+    assert_close(lines(runs / f"mixed-2-{stage}"), lines(runs / "mixed-1-0"))
 
 
 def test_clipping_was_at_work_in_these_runs(runs):

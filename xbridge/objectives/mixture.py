@@ -59,6 +59,9 @@ def build(config: Config, material: Material) -> "Mixture":
     return Mixture(names, objectives, [part.weight for part in config.components])
 
 
+_FIRST_ROW = Examples(*(np.zeros(1, dtype=np.int64) for _ in Examples._fields))
+
+
 class Mixture:
     """The parts of all objectives, one after the other; a batch is a list of (objective number, its batch)."""
 
@@ -87,8 +90,13 @@ class Mixture:
         return result
 
     def collate(self, examples: Examples, *, scored: bool = True) -> list[tuple[int, Any]]:
-        """One batch per objective that has rows here."""
-        return [(index, self._objectives[index].collate(own, scored=scored)) for index, _, own in self._split(examples)]
+        """One batch per objective. One without rows here gets an unscored row: all ranks then make the same forward
+        passes, without which ZeRO 3 would wait for ever."""
+        own = {index: mine for index, _, mine in self._split(examples)}
+        return [
+            (index, objective.collate(own.get(index, _FIRST_ROW), scored=scored and index in own))
+            for index, objective in enumerate(self._objectives)
+        ]
 
     def loss(self, model: "nn.Module", batch: Sequence[tuple[int, Any]]) -> LossSum:
         """The sum over the objectives' sums."""
