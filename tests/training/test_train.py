@@ -31,6 +31,32 @@ def test_two_runs_are_identical(inputs, base, tmp_path):
     assert equal(weights(tmp_path), weights(base))
 
 
+def test_activations_that_are_computed_again_give_the_same_numbers(inputs, base, tmp_path):
+    train.run(config(activation_checkpointing=True), inputs, tmp_path)
+    assert lines(tmp_path) == lines(base)
+    assert equal(weights(tmp_path), weights(base))
+
+
+@pytest.mark.slow
+def test_a_compiled_training_has_the_losses_of_a_plain_one(inputs, tmp_path):
+    for name, compile in (("plain", False), ("compiled", True)):
+        train.run(config(scratch={**TINY, "dropout": 0.0}, compile=compile), inputs, tmp_path / name)
+    for one, two in zip(updates(tmp_path / "compiled"), updates(tmp_path / "plain"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["batch_digest"] == two["batch_digest"]
+
+
+def test_every_checkpoint_and_the_best_weights_load_as_models(inputs, tmp_path):
+    train.run(config(keep_after=9, keep_checkpoints=9, keep_best=True), inputs, tmp_path)
+    folders = [*sorted((tmp_path / "checkpoints").glob("step-*")), tmp_path / "best"]
+    assert [folder.name for folder in folders] == ["step-000004", "step-000008", "best"]
+    for folder in folders:
+        stored = load_file(folder / "model.safetensors")
+        loaded = dict(load_backbone(folder).named_parameters())
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items() if name in loaded)
+        assert len(load_tokenizer(folder)) == loaded["model.shared.weight"].shape[0]
+
+
 def test_the_stage_leaves_a_model_a_log_and_a_summary_and_no_checkpoints(base):
     assert sorted(path.name for path in base.iterdir()) == ["checkpoints", "metrics.jsonl", "model", "summary.json"]
     assert not list((base / "checkpoints").glob("*step-*"))
