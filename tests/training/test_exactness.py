@@ -44,6 +44,7 @@ NOISY_WAYS = {  # on three ranks DeepSpeed adds in another order from run to run
     2: [{"stage": 0}, {"stage": 1}, {"stage": 2, "offload_optimizer": "cpu"}, OFFLOADED],
     3: [{"stage": 0}],
 }
+HALF = {2: [0, 2, 3]}  # ranks -> stages in bf16
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,10 @@ def runs(inputs, tmp_path_factory):
             first, again = (root / f"{name}-{ranks}-{zero['stage']}" for name in ("noisy", "again"))
             copies[again] = first
             trainings[first] = trainings[again] = {**NOISY, "zero": zero}
+        for stage in HALF.get(ranks, []):
+            first, again = (root / f"{name}-{ranks}-bf16-{stage}" for name in ("noisy", "again"))
+            copies[again] = first
+            trainings[first] = trainings[again] = {**NOISY, "precision": "bf16", "zero": {"stage": stage}}
         for stage in {1: [0], 2: [0, 3]}.get(ranks, []):
             trainings[root / f"mixed-{ranks}-{stage}"] = with_zero(MIXED, stage, 1)
         run_all(inputs, ranks, trainings, copies=copies, step=20)
@@ -114,7 +119,9 @@ def test_a_run_saved_on_four_ranks_continues_on_any_number_at_any_stage(runs, wa
     assert_close(lines(found), lines(source))
 
 
-@pytest.mark.parametrize("way", [(2, 0), (2, 1), (2, 2), (2, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize(
+    "way", [(2, 0), (2, 1), (2, 2), (2, 3), (3, 0), (2, "bf16-0"), (2, "bf16-2"), (2, "bf16-3")], ids=str
+)
 def test_a_run_continues_bit_for_bit_with_dropout(runs, way):
     assert_identical(runs / "again-{}-{}".format(*way), runs / "noisy-{}-{}".format(*way))
 

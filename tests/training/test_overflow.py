@@ -7,6 +7,7 @@ from torch import nn
 
 from xbridge.core.errors import UserError
 from xbridge.objectives.base import LossSum
+from xbridge.training.config import ZeroConfig
 from xbridge.training.loss_scale import CALM, INITIAL, LossScale
 from xbridge.training.optim import OptimConfig
 from xbridge.training.overflow import MAX_IN_A_ROW
@@ -55,3 +56,16 @@ def test_the_scale_doubles_after_a_calm_and_survives_a_checkpoint():
     fresh.restore(scale.counters())
     fresh.update(False)
     assert (scale.value, fresh.value) == (INITIAL / 2, INITIAL)
+
+
+@pytest.mark.slow
+def test_fp16_is_refused_in_a_line_where_deepspeed_has_none(tmp_path):
+    pytest.importorskip("deepspeed")
+    from xbridge.training.zero import deepspeed_plugin
+
+    if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        pytest.skip("this device has fp16")
+    with pytest.raises(
+        UserError, match=r"^precision: DeepSpeed has no fp16 on this device; set bf16, or zero.stage 0$"
+    ):
+        deepspeed_plugin(ZeroConfig(stage=2), 1.0, "fp16")

@@ -57,6 +57,14 @@ def test_every_checkpoint_and_the_best_weights_load_as_models(inputs, tmp_path):
         assert len(load_tokenizer(folder)) == loaded["model.shared.weight"].shape[0]
 
 
+def test_a_mixture_draws_from_all_its_objectives(inputs, tmp_path):
+    components = [{"objective": "translation"}, {"objective": "denoising"}]
+    train.run(config(objective={"type": "mixture", "components": components}), inputs, tmp_path)
+    drawn = {name: entry["examples"] for name, entry in read_json(tmp_path / "summary.json")["ledger"].items()}
+    shares = [sum(n for name, n in drawn.items() if name.startswith(kind)) for kind in ("translation", "denoising")]
+    assert min(shares) > 50
+
+
 def test_the_stage_leaves_a_model_a_log_and_a_summary_and_no_checkpoints(base):
     assert sorted(path.name for path in base.iterdir()) == ["checkpoints", "metrics.jsonl", "model", "summary.json"]
     assert not list((base / "checkpoints").glob("*step-*"))

@@ -54,6 +54,8 @@ def deepspeed_plugin(config: ZeroConfig, clip_norm: float, precision: Precision)
         },
     }
     if precision == "fp16":
+        if not deepspeed.accelerator.get_accelerator().is_fp16_supported():
+            raise UserError("precision: DeepSpeed has no fp16 on this device; set bf16, or zero.stage 0")
         settings["fp16"] = {
             "enabled": True,
             "initial_scale_power": int(math.log2(INITIAL)),
@@ -96,7 +98,11 @@ class ZeroEngine:
 
     def apply(self, function: Callable[[nn.Module], Any]) -> Any:
         """The value of `function` for the model; at stage 3 its weights are there inside the engine's forward only."""
-        return self._engine(function) if self._config.stage == 3 else function(self._model)
+        if self._config.stage < 3:
+            return function(self._model)
+        values: list[Any] = []
+        self._engine(lambda model: values.append(function(model)))  # DeepSpeed warns of outputs that are no tensors
+        return values[0]
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of `loss`. DeepSpeed takes the mean over the ranks, hence the factor."""
@@ -238,7 +244,7 @@ class _WithLoss(nn.Module):
         self._loss = loss
 
     def forward(self, batch: Any) -> Any:
-        """Loss and count of a batch; or, of a function, its value for the model."""
+        """Loss and count of a batch; a function is called with the model."""
         if callable(batch):
             return batch(self.model)
         loss = self._loss(self.model, batch)
