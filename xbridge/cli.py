@@ -3,7 +3,8 @@
     xbridge study run configs/studies/quickstart.yaml
     xbridge train my-arm.yaml budget.amount=2000 --out runs/my-arm
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 1 a bug of ours, 128 + n stopped by signal n.
+Exit codes: 0 done, 2 bad input (one line on stderr), 1 a bug of ours, 75 another rank was lost, 128 + n
+stopped by signal n.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 from xbridge import __version__
 from xbridge.core.artifact import MANIFEST, Artifact, folder_name
 from xbridge.core.config import apply_overrides, canonical, dump_yaml, parse
-from xbridge.core.errors import ConfigError, Interrupted, UserError, user_error_of
+from xbridge.core.errors import ConfigError, Interrupted, LostProcess, UserError, user_error_of
 from xbridge.core.network import settle_network
 from xbridge.core.runtime import settle_environment
 from xbridge.study import bundle, compare_files, stages
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
+    except LostProcess as error:
+        print(f"xbridge: {error}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except UserError as error:
         return _refuse(error)
     except BrokenPipeError:  # `xbridge ... | head`

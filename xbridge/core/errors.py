@@ -1,10 +1,15 @@
-"""Exceptions that are meant for a person: one line, no traceback. Exit code 2 for bad input, 128 + n for signal n."""
+"""Exceptions that are meant for a person: one line, no traceback. Exit code 2 for bad input, 75 for a lost process,
+128 + n for signal n."""
 
 import errno
 
 
 class UserError(ValueError):
     """Bad input, described in one line that names the file, row, language or config path and says what to do."""
+
+
+class LostProcess(UserError):
+    """Another process of the same run is gone. Nothing is wrong with the input: the same command continues."""
 
 
 class ConfigError(UserError):

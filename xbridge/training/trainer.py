@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from xbridge.core.console import log, progress
-from xbridge.core.errors import Interrupted, UserError
+from xbridge.core.errors import Interrupted, LostProcess, UserError
 from xbridge.core.files import write_json
 from xbridge.core.runtime import derive_seed
 from xbridge.data.batching import Counts
@@ -129,7 +129,7 @@ class Trainer:
         """Do the updates that are left. With `stop` the caller listens to signals, and goes on doing so afterwards.
 
         Errors: `UserError` for a loss that is not finite, a checkpoint that does not fit, or a full disk;
-        `Interrupted` after a signal, with a checkpoint saved.
+        `LostProcess` where another rank is gone; `Interrupted` after a signal, with a checkpoint saved.
         """
         try:
             return self._run(stop)
@@ -137,7 +137,7 @@ class Trainer:
             if not lost_contact(error):
                 raise
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{self._folder}: lost another process ({reason}); {self._kept()}; run again") from None
+            raise LostProcess(f"{self._folder}: lost another process ({reason}); {self._kept()}; run again") from None
 
     def _run(self, stop: StopSignals | None) -> Totals:
         cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
