@@ -114,6 +114,8 @@ def _whole_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
         return None
     try:
         return read_arrays(folder)
+    except FileNotFoundError:  # a task that has joined the parts is taking this one away
+        return None
     except ValueError as problem:
         log("tokens", damaged=folder, problem=problem, so="it is built again")
         discard(folder)
