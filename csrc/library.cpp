@@ -15,10 +15,6 @@ STABLE_TORCH_LIBRARY(xbridge, m) {
       "factor_rows(Tensor x, Tensor weight, Tensor shift, Tensor other, Tensor(a!) factors, Tensor(b!) squares, "
       "Tensor(c!) products) -> ()");
   m.def(
-      "scan_scores(Tensor block, Tensor add_rows, Tensor add_columns, Tensor divide_rows, Tensor divide_columns, "
-      "bool by_column, int first, int k, Tensor slack, Tensor(a!) scores, Tensor(b!) indices, Tensor(c!) counts, "
-      "Tensor(d!) thresholds) -> ()");
-  m.def(
       "scan_products(Tensor left, Tensor right, Tensor[] terms, Tensor(a!)[] forward, Tensor(b!)[] backward, int[] k, "
       "int[] first, bool exclude_self) -> ()");
   m.def("rescore_tiles(Tensor queries, Tensor keys, Tensor tiles, Tensor pairs, int tile_width, Tensor(a!) best) -> ()");

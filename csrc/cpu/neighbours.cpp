@@ -1,5 +1,5 @@
-// Blocks of float32 scores on their way into short lists of candidates, one list per row or one per column; the products
-// behind them are computed here too (scan_products), in tiles that are scanned both ways while they are in the cache.
+// Products of two sets of float32 rows on their way into short lists of candidates, one list per row of either: computed in
+// tiles that are scanned both ways while they are in the cache.
 //
 // A list keeps every score that may still be among the k best: all above (k-th best seen) - 2 slack, where slack bounds
 // the error of a score. Its threshold is set anew only when it is full, which happens a few times in a whole search, so
@@ -151,21 +151,6 @@ auto chosen_scan() {
   return &portable::scan<by_column, divides>;
 }
 
-template <bool by_column, bool divides>
-void scan_all(const Block& block, const Lists& lists, int64_t rows, int64_t columns) {
-  const auto scan = chosen_scan<by_column, divides>();
-  if constexpr (by_column) {  // a thread owns columns, in strips whose thresholds stay in the first cache
-    constexpr int64_t strip = 1024;
-    torch::stable::parallel_for(0, ceil_div(columns, strip), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t s = begin; s < end; ++s) scan(block, lists, 0, rows, s * strip, std::min(columns, (s + 1) * strip));
-    });
-  } else {
-    torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 65536 / columns), [&](int64_t begin, int64_t end) {
-      scan(block, lists, begin, end, 0, columns);
-    });
-  }
-}
-
 bool is_vector(const Tensor& x, int64_t size, ScalarType type) {
   return x.dim() == 1 && x.size(0) == size && x.scalar_type() == type && x.is_contiguous();
 }
@@ -174,47 +159,27 @@ Lists lists_of(const std::vector<Tensor>& tensors, int64_t lists, int64_t k, int
   const Tensor &slack = tensors[0], &scores = tensors[1], &indices = tensors[2], &counts = tensors[3], &thresholds = tensors[4];
   STD_TORCH_CHECK(scores.dim() == 2 && scores.size(0) == lists && scores.size(1) > k && k > 0 &&
                       scores.scalar_type() == ScalarType::Float && scores.is_contiguous(),
-                  "scan_scores: scores must be (lists, capacity) float32 with a capacity above k");
+                  "scan_products: scores must be (lists, capacity) float32 with a capacity above k");
   STD_TORCH_CHECK(indices.dim() == 2 && indices.size(0) == lists && indices.size(1) == scores.size(1) &&
                       indices.scalar_type() == ScalarType::Int && indices.is_contiguous(),
-                  "scan_scores: indices must be int32 of the shape of scores");
+                  "scan_products: indices must be int32 of the shape of scores");
   STD_TORCH_CHECK(is_vector(slack, lists, ScalarType::Double) && is_vector(counts, lists, ScalarType::Int) &&
                       is_vector(thresholds, lists, ScalarType::Float),
-                  "scan_scores: slack, counts and thresholds must be (lists,) float64, int32 and float32");
+                  "scan_products: slack, counts and thresholds must be (lists,) float64, int32 and float32");
   return {static_cast<float*>(scores.data_ptr()),     static_cast<int32_t*>(indices.data_ptr()),
           static_cast<int32_t*>(counts.data_ptr()),   static_cast<float*>(thresholds.data_ptr()),
           static_cast<const double*>(slack.data_ptr()), scores.size(1), k, first};
 }
 
-// terms: what is added to rows and columns, and what divides them, the last two empty where nothing does.
-Block block_of(const std::vector<Tensor>& terms, int64_t rows, int64_t columns, const float* values, int64_t stride) {
+// terms: what is added to rows and columns, and what divides them, the last two empty where nothing does. No values yet.
+Block block_of(const std::vector<Tensor>& terms, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(is_vector(terms[0], rows, ScalarType::Float) && is_vector(terms[1], columns, ScalarType::Float),
-                  "scan_scores: add_rows and add_columns must be float32, as long as the block");
+                  "scan_products: add_rows and add_columns must be float32, one each per row and column");
   STD_TORCH_CHECK(terms[2].size(0) == 0 || (is_vector(terms[2], rows, ScalarType::Float) &&
                                             is_vector(terms[3], columns, ScalarType::Float)),
-                  "scan_scores: divide_rows and divide_columns must be float32, as long as the block, or empty");
+                  "scan_products: divide_rows and divide_columns must be float32, one each per row and column, or empty");
   const auto floats = [&](int which) { return static_cast<const float*>(terms[which].data_ptr()); };
-  return {values, stride, floats(0), floats(1), floats(2), floats(3)};
-}
-
-void scan_scores(Tensor block, Tensor add_rows, Tensor add_columns, Tensor divide_rows, Tensor divide_columns,
-                 bool by_column, int64_t first, int64_t k, Tensor slack, Tensor scores, Tensor indices, Tensor counts,
-                 Tensor thresholds) {
-  STD_TORCH_CHECK(block.dim() == 2 && block.scalar_type() == ScalarType::Float, "scan_scores: block must be 2-d float32");
-  const int64_t rows = block.size(0), columns = block.size(1);
-  STD_TORCH_CHECK(rows > 0 && columns > 0 && (columns == 1 || block.stride(1) == 1),
-                  "scan_scores: block must have rows, each contiguous");
-  STD_TORCH_CHECK(first >= 0 && first + std::max(rows, columns) <= std::numeric_limits<int32_t>::max(),
-                  "scan_scores: indices beyond 32 bits");
-  const bool divides = divide_rows.size(0) > 0;
-  const Block values = block_of({add_rows, add_columns, divide_rows, divide_columns}, rows, columns,
-                                static_cast<const float*>(block.data_ptr()), block.stride(0));
-  const Lists kept = lists_of({slack, scores, indices, counts, thresholds}, by_column ? columns : rows, k, first);
-  if (by_column) {
-    divides ? scan_all<true, true>(values, kept, rows, columns) : scan_all<true, false>(values, kept, rows, columns);
-  } else {
-    divides ? scan_all<false, true>(values, kept, rows, columns) : scan_all<false, false>(values, kept, rows, columns);
-  }
+  return {nullptr, 0, floats(0), floats(1), floats(2), floats(3)};
 }
 
 // The lists from number `list` on, for scores whose numbers begin `offset` after those of all.
@@ -231,8 +196,8 @@ Lists from(const Lists& lists, int64_t list, int64_t offset) {
 
 constexpr int64_t no_diagonal = std::numeric_limits<int64_t>::max();
 
-// The pairs (i, i + diagonal) are left out. A thread takes strips of rows, whose lists are its own, through all strips of columns; lists of columns are locked.
-// The order in which they are filled is free: what the lists keep is certain to hold the best, however they were filled.
+// The pairs (i, i + diagonal) are left out. A thread takes strips of rows, whose lists are its own, through all strips of
+// columns, whose lists are locked. The order in which these are filled is free: what the lists keep is certain to hold the best, however they were filled.
 template <bool divides>
 void scan_products_of(const Rows& left, int64_t rows, const Rows& right, int64_t columns, const Block& terms,
                       const Lists& forward, const Lists* backward, int64_t diagonal) {
@@ -287,7 +252,7 @@ void scan_products(Tensor left, Tensor right, std::vector<Tensor> terms, std::ve
                   "scan_products: indices beyond 32 bits");
   const std::vector<float> zeros(static_cast<size_t>(dim));
   const auto rows_of = [&](const Tensor& x) { return Rows{x.data_ptr(), ScalarType::Float, dim, dim, zeros.data(), 1}; };
-  const Block added = block_of(terms, rows, columns, nullptr, 0);
+  const Block added = block_of(terms, rows, columns);
   const Lists of_rows = lists_of(forward, rows, k[0], first[1]);
   const Lists of_columns = backward.empty() ? Lists{} : lists_of(backward, columns, k[1], first[0]);
   const auto scan = terms[2].size(0) > 0 ? &scan_products_of<true> : &scan_products_of<false>;
@@ -298,7 +263,6 @@ void scan_products(Tensor left, Tensor right, std::vector<Tensor> terms, std::ve
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(xbridge, CPU, m) {
-  m.impl("scan_scores", TORCH_BOX(&scan_scores));
   m.impl("scan_products", TORCH_BOX(&scan_products));
 }
 

@@ -18,8 +18,7 @@ from xbridge.ops.native import why_unavailable
 from xbridge.ops.neighbour_search import screened
 from xbridge.ops.pair_products import pair_products
 from xbridge.ops.pair_scores import pair_scores
-from xbridge.ops.scan_products import scan_products
-from xbridge.ops.scan_scores import Block, new_lists, scan_scores
+from xbridge.ops.scan_products import Terms, new_lists, scan_products
 
 native = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "available")
 BACKENDS = [pytest.param("native", marks=native), "reference"]
@@ -256,7 +255,7 @@ def test_the_bound_holds_and_is_not_idle(metric, d, dtype):
     scores = pair_scores(normal(50, d) * 3 + 1, normal(70, d, seed=1) + 1, metric, ("x", "y"))
     rows, columns = (index.flatten() for index in torch.meshgrid(torch.arange(50), torch.arange(70), indexing="ij"))
     product = scores.x.factor(slice(0, 50), dtype) @ scores.y.factor(slice(0, 70), dtype).T
-    picture = scores.block(slice(0, 50), slice(0, 70), product).scores().double().flatten()
+    picture = scores.terms(slice(0, 50), slice(0, 70), dtype).scores(product).double().flatten()
     error = (picture - scores.pictured(scores.exact(rows, columns), rows, columns)).abs()
     slack = scores.slack(dtype)[rows]
     assert (error <= slack).all()
@@ -284,7 +283,7 @@ def test_products_in_less_than_float32_are_noticed(monkeypatch):
 def test_a_block_of_products_enters_the_lists_of_both_sides(exclude_self, divides, shape, first):
     left, right, k = normal(shape[0], 19), normal(shape[1], 19, seed=1), (3, 2)
     divisors = (normal(shape[0], seed=3).abs() + 1, normal(shape[1], seed=4).abs() + 1) if divides else (None, None)
-    terms = Block(torch.empty(0), normal(shape[0], seed=5), normal(shape[1], seed=6), *divisors)
+    terms = Terms(normal(shape[0], seed=5), normal(shape[1], seed=6), *divisors)
     found = []
     for backend in ("native", "reference"):
         lists = [new_lists(torch.full((size,), 0.01, dtype=torch.float64), 3, 30) for size in shape]
@@ -325,30 +324,31 @@ def test_native_factors_are_those_of_the_definition(dtype, d):
 
 
 @native
-@pytest.mark.parametrize("by_column", [False, True])
 @pytest.mark.parametrize("divides", [False, True])
-def test_lists_keep_every_score_that_slack_cannot_exclude(by_column, divides):
+def test_lists_keep_every_score_that_slack_cannot_exclude(divides):
     shape, k, slack = (40, 333), 3, 0.01
-    add_rows, add_columns = normal(shape[0], seed=1) / 9, normal(shape[1], seed=2) / 9
     divisors = (normal(shape[0], seed=3).abs() + 1, normal(shape[1], seed=4).abs() + 1) if divides else (None, None)
-    block = Block(normal(*shape), add_rows, add_columns, *divisors)
-    scores = block.scores().T if by_column else block.scores()
+    terms = Terms(normal(shape[0], seed=1) / 9, normal(shape[1], seed=2) / 9, *divisors)
+    values, identity = normal(*shape), torch.eye(shape[1])  # their product is the values themselves
+    scores = terms.scores(values)
     for backend in ("native", "reference"):
-        lists = new_lists(torch.full((len(scores),), slack, dtype=torch.float64), k, capacity=30)
-        scan_scores.on(backend, block, lists, k, 0, by_column)
-        rows, columns, found = lists.pairs(k)
-        kept = scores > (scores.topk(k).values[:, -1:] - 2 * slack)
-        assert torch.equal(torch.stack([rows, columns]), kept.nonzero().T)
-        torch.testing.assert_close(found, scores[kept], rtol=1e-6, atol=1e-7)
+        lists = [new_lists(torch.full((size,), slack, dtype=torch.float64), k, capacity=30) for size in shape]
+        scan_products.on(backend, values, identity, terms, *lists, (k, k), (0, 0), False)
+        for side, whole in zip(lists, (scores, scores.T), strict=True):
+            rows, columns, found = side.pairs(k)
+            kept = whole > (whole.topk(k).values[:, -1:] - 2 * slack)
+            assert torch.equal(torch.stack([rows, columns]), kept.nonzero().T)
+            torch.testing.assert_close(found, whole[kept], rtol=1e-6, atol=1e-7)
 
 
 @native
 def test_a_list_that_overflows_is_given_up():
-    block = Block(torch.ones(2, 500), torch.zeros(2), torch.zeros(500))
-    block.values[0, :4] = torch.tensor([5.0, 4.0, 3.0, 2.0])
+    values = torch.ones(2, 500)
+    values[0, :4] = torch.tensor([5.0, 4.0, 3.0, 2.0])
     for backend in ("native", "reference"):
         lists = new_lists(torch.full((2,), 0.1, dtype=torch.float64), 3, 30)
-        scan_scores.on(backend, block, lists, 3, 0, False)
+        terms = Terms(torch.zeros(2), torch.zeros(500))
+        scan_products.on(backend, values, torch.eye(500), terms, lists, None, (3, 3), (0, 0), False)
         assert lists.counts[1] == -1
         rows, columns, _ = lists.pairs(3)
         assert (rows.tolist(), columns.tolist()) == ([0, 0, 0], [0, 1, 2])
@@ -363,7 +363,8 @@ def test_operators_refuse_what_would_read_beyond_their_inputs():
         torch.ops.xbridge.pair_products(x, x.double(), index, index, False, out)
     lists = new_lists(torch.zeros(3, dtype=torch.float64), 2, 26)
     with pytest.raises(RuntimeError, match="add_rows and add_columns"):
-        scan_scores.on("native", Block(x, torch.zeros(2), torch.zeros(4)), lists, 2, 0, False)
+        terms = Terms(torch.zeros(2), torch.zeros(4))
+        scan_products.on("native", x, torch.eye(4), terms, lists, None, (2, 2), (0, 0), False)
 
 
 @pytest.mark.parametrize("arguments", [{"k": 0}, {"metric": "manhattan"}, {"backend": "fast"}])

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from xbridge.ops.dispatch import checked
 from xbridge.ops.pair_scores import PairScores
-from xbridge.ops.scan_products import scan_products
-from xbridge.ops.scan_scores import Lists, new_lists
+from xbridge.ops.scan_products import Lists, new_lists, scan_products
 
 DENSE_ELEMENTS = 1 << 22  # float64 scores held at once: 32 MB
 TILE_ROWS, TILE_COLUMNS = 4096, 4096  # float32 factors held at once, twice d times so many
@@ -109,7 +108,7 @@ def _scan_all(
             x_BD = y_MD if same and top == left else x.factor(rows, torch.float32)
             other = None if backward is None or (same and top == left) else backward.part(columns)
             scan_products.on(
-                scores.backend, x_BD, y_MD, scores.block(rows, columns, x_BD.new_empty(0)), forward.part(rows), other,
+                scores.backend, x_BD, y_MD, scores.terms(rows, columns, torch.float32), forward.part(rows), other,
                 (k_x, k_x if same else k_y), (top, left), exclude_self,
             )  # fmt: skip
 
@@ -152,7 +151,7 @@ def _approximate(scores: PairScores, rows_B: Tensor) -> Tensor:
     for left in range(0, len(scores.y.weight), TILE_COLUMNS):
         columns = slice(left, min(len(scores.y.weight), left + TILE_COLUMNS))
         product_BM = x_BD @ scores.y.factor(columns, torch.float64).T
-        parts.append(scores.block(rows_B, columns, product_BM).scores())
+        parts.append(scores.terms(rows_B, columns, product_BM.dtype).scores(product_BM))
     return torch.cat(parts, dim=1)
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from xbridge.ops.dispatch import Backend
 from xbridge.ops.factor_rows import Factors, factor_rows
 from xbridge.ops.pair_products import pair_products
-from xbridge.ops.scan_scores import Block
+from xbridge.ops.scan_products import Terms
 
 Metric: TypeAlias = Literal["cosine", "dot", "euclidean"]
 Margin: TypeAlias = Literal["ratio", "distance", "absolute"]
@@ -114,13 +114,13 @@ class PairScores:
         scaled_P = score_P * self.x.weight[rows]
         return -(scaled_P**2) / 2 if self.metric == "euclidean" else scaled_P * self.y.weight[columns]
 
-    def block(self, rows: slice | Tensor, columns: slice, product_BM: Tensor) -> Block:
-        """Approximate scores of a block, given the product of its factors, in the precision of that."""
-        dtype, x, y = product_BM.dtype, self.x, self.y
+    def terms(self, rows: slice | Tensor, columns: slice, dtype: torch.dtype) -> Terms:
+        """What makes approximate scores of the products of these factors, which are of type `dtype`."""
+        x, y = self.x, self.y
         add_B, add_M = x.add[rows].to(dtype), y.add[columns].to(dtype)
         if self.margin != "ratio" or x.near is None or y.near is None:
-            return Block(product_BM, add_B, add_M)
-        return Block(product_BM, add_B, add_M, (x.near[rows] / 2).to(dtype), (y.near[columns] / 2).to(dtype))
+            return Terms(add_B, add_M)
+        return Terms(add_B, add_M, (x.near[rows] / 2).to(dtype), (y.near[columns] / 2).to(dtype))
 
     def slack(self, dtype: torch.dtype) -> Tensor:
         """A bound on |approximate - exact| over each row of x: (n,) float64, infinite where there is none.

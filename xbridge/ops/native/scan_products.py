@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from xbridge.ops.native import why_unavailable
-from xbridge.ops.scan_scores import Block, Lists
+from xbridge.ops.scan_products import Lists, Terms
 
 
 def why_not(
     left: Tensor,
     right: Tensor,
-    terms: Block,
+    terms: Terms,
     forward: Lists,
     backward: Lists | None,
     k: tuple[int, int],
@@ -26,7 +26,7 @@ def why_not(
 def scan_products(
     left: Tensor,
     right: Tensor,
-    terms: Block,
+    terms: Terms,
     forward: Lists,
     backward: Lists | None,
     k: tuple[int, int],
