@@ -362,8 +362,8 @@ def test_operators_refuse_what_would_read_beyond_their_inputs():
     with pytest.raises(RuntimeError, match="of one type"):
         torch.ops.xbridge.pair_products(x, x.double(), index, index, False, out)
     lists = new_lists(torch.zeros(3, dtype=torch.float64), 2, 26)
+    terms = Terms(torch.zeros(2), torch.zeros(4))
     with pytest.raises(RuntimeError, match="add_rows and add_columns"):
-        terms = Terms(torch.zeros(2), torch.zeros(4))
         scan_products.on("native", x, torch.eye(4), terms, lists, None, (2, 2), (0, 0), False)
 
 

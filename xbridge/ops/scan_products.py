@@ -54,7 +54,7 @@ class Terms:
     divide_columns: Tensor | None = None
 
     def scores(self, product_BM: Tensor) -> Tensor:
-        """(product + add_columns + add_rows) / (divide_columns + divide_rows): (B, M), in the precision of the parts."""
+        """(B, M), in the parts' precision: (product + add_columns + add_rows) / (divide_columns + divide_rows)."""
         scores_BM = product_BM + self.add_columns + self.add_rows[:, None]
         if self.divide_rows is not None and self.divide_columns is not None:
             scores_BM /= self.divide_columns + self.divide_rows[:, None]
