@@ -13,6 +13,7 @@ export MASTER_ADDR MASTER_PORT
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # from Slurm 22.05 on srun does not inherit it
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 PET_SHUTDOWN_TIMEOUT=$lead_seconds
+export XBRIDGE_SIGNAL_SECONDS=$lead_seconds  # a training warns after its first save if that is too short
 [ "${#modules[@]}" = 0 ] || module load "${modules[@]}" || exit 2
 [ "${#items[@]}" = 0 ] || arguments+=("${items[$SLURM_ARRAY_TASK_ID]}")
 

@@ -44,6 +44,17 @@ def test_a_two_node_training_on_every_cluster_is_the_job_that_was_reviewed(name)
     assert check.returncode == 0, check.stderr
 
 
+def test_ranks_are_told_how_long_before_the_end_they_are_warned():
+    text = header(
+        Request(arguments=("train",)),
+        Profile(description="x", gpus_per_node=1, cpus_per_gpu=1, time="1:00", lead_seconds=45),
+    )
+    exports = [line for line in BODY.splitlines() if line.startswith("export XBRIDGE_SIGNAL_SECONDS")]
+    assignment = next(line for line in text.splitlines() if "lead_seconds=" in line)
+    script = "\n".join([assignment, *exports, 'bash -c "echo \\$XBRIDGE_SIGNAL_SECONDS"'])
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout == "45\n"
+
+
 def test_no_word_of_a_request_or_a_profile_is_run_as_shell_text():
     evil = "$(touch pwned)`touch pwned`'\"; touch pwned #"
     profile = Profile(
