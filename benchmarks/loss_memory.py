@@ -13,7 +13,6 @@ the result says so. Writes benchmarks/results/loss-memory-<device>.json.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.similarity.measure import MARK, Peak, cpu_seconds
+from benchmarks.apart import Failed, measured_apart, numbers, tell
+from benchmarks.similarity.measure import Peak, cpu_seconds
 from xbridge.core.artifact import machine, versions
 from xbridge.core.files import write_json
 from xbridge.ops.linear_cross_entropy import linear_cross_entropy
@@ -52,7 +52,7 @@ def main() -> None:
     """Measure every method and size in turn; write what was found."""
     options = parsed()
     if options.child:
-        print(MARK + json.dumps(measured(**json.loads(options.child))))
+        tell(measured(**json.loads(options.child)))
         return
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in METHODS}
     for _ in range(options.repeats):
@@ -96,26 +96,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """`256,512` as numbers."""
-    return tuple(int(word) for word in text.split(","))
-
-
 def apart(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """`measured` in a fresh process; ends the benchmark where it fails."""
     names = ("words", "width", "dtype", "device", "threads")
     request = json.dumps({"name": name, "rows": rows, **{key: getattr(options, key) for key in names}})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.loss_memory", "--child", request],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode != 0 or not found:
-        raise SystemExit(f"{name} at {rows} rows ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(found[-1].removeprefix(MARK))
-    return result
+    try:
+        return measured_apart("benchmarks.loss_memory", ["--child", request])
+    except Failed as failure:
+        raise SystemExit(f"{name} at {rows} rows: {failure}") from None
 
 
 def measured(name: str, rows: int, words: int, width: int, dtype: str, device: str, threads: int) -> dict[str, Any]:

@@ -22,18 +22,17 @@ second. Writes benchmarks/results/throughput-<model>-<tokens>-<device>.json.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import Failed, measured_apart, numbers
 from benchmarks.speed.prepare import Setting, prepare
 from benchmarks.speed.shapes import SHAPES
-from benchmarks.speed.sides import MARK, SIDES
+from benchmarks.speed.sides import SIDES
 from xbridge.core.artifact import machine, versions
 from xbridge.core.files import write_json
 
@@ -95,27 +94,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """`2,4` as numbers."""
-    return tuple(int(word) for word in text.split(",") if word)
-
-
 def apart(side: str, setting: Setting, threads: int) -> dict[str, Any]:
     """One run of a side in a fresh process; ends the benchmark where it fails."""
     counts = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed.sides", side, setting.to_json()],
-        env={**os.environ, **counts, **quiet},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode != 0 or not found:
-        raise SystemExit(f"{side} ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(found[-1].removeprefix(MARK))
-    return result
+    try:
+        return measured_apart("benchmarks.speed.sides", [side, setting.to_json()], {**counts, **quiet})
+    except Failed as failure:
+        raise SystemExit(f"{side}: {failure}") from None
 
 
 def summary(runs: dict[str, list[dict[str, Any]]], flops_per_token: float, clock: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import tell
 from benchmarks.similarity import peers
-from benchmarks.similarity.measure import MARK, Sizes, Task, measure_apart, measure_here, set_threads, summary
+from benchmarks.similarity.measure import Sizes, Task, measure_apart, measure_here, set_threads, summary
 from benchmarks.similarity.tables import markdown
 from benchmarks.similarity.task_choice import TASK as CHOICE
 from benchmarks.similarity.task_disk import TASK as DISK
@@ -135,7 +136,7 @@ def child(request: dict[str, Any]) -> None:
     folder = Path(request["folder"])
     cases = TASKS[request["task"]].cases(request["sizes"], folder)
     case = next(case for case in cases if case.name == request["case"])
-    print(MARK + json.dumps(measure_here(case)), flush=True)
+    tell(measure_here(case))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.apart import Failed, measured_apart
+
 Sizes = dict[str, int]
 Answer = Sequence[float]
-MARK = "measured: "
 
 
 @dataclass(frozen=True)
@@ -118,19 +117,11 @@ def measure_apart(task: Task, name: str, sizes: Sizes, folder: Path, threads: in
     """`measure_here` in a fresh process with `threads` threads; {"failed": ...} where it does not end well."""
     request = json.dumps({"task": task.letter, "case": name, "sizes": sizes, "folder": str(folder)})
     counts = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.similarity.bench", "--child", request],
-        env={**os.environ, **counts},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode != 0 or not found:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return {"failed": f"exit code {done.returncode}: {last}"[:300]}
-    result: dict[str, Any] = json.loads(found[-1].removeprefix(MARK))
-    return result
+    try:
+        return measured_apart("benchmarks.similarity.bench", ["--child", request], counts)
+    except Failed as failure:
+        code, _, said = str(failure).partition(": ")
+        return {"failed": f"{code}: {said.splitlines()[-1]}"[:300]}
 
 
 def summary(case: Case, runs: Sequence[dict[str, Any]], truths: dict[str, Answer]) -> dict[str, Any]:

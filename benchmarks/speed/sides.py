@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.apart import tell
 from benchmarks.similarity.measure import Peak
 from benchmarks.speed.prepare import SEED, Setting
 from xbridge.core.console import set_sink
 
-MARK = "measured: "
 OPTIM = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.01, "warmup_steps": 50, "clip_norm": 1.0}
 
 
@@ -197,4 +197,4 @@ def cpu_seconds() -> float:
 SIDES: dict[str, Callable[[Setting], dict[str, Any]]] = {"xbridge": xbridge, "trainer": trainer, "product": product}
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(SIDES[sys.argv[1]](Setting(**json.loads(sys.argv[2])))))
+    tell(SIDES[sys.argv[1]](Setting(**json.loads(sys.argv[2]))))
