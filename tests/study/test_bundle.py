@@ -5,6 +5,7 @@ import json
 import pytest
 from toy_study import write_toy_files, write_toy_study
 
+from xbridge.cli import main
 from xbridge.core.config import load_yaml
 from xbridge.core.errors import UserError
 from xbridge.study import bundle
@@ -52,6 +53,25 @@ def test_a_bundle_holds_the_files_and_a_study_that_reads_them_there(tmp_path, mo
     study, moved = load_study(out / "study.yaml")
     there = Plan(study, moved, tmp_path / "runs" / "toy")
     assert digests(there) == digests(plan)
+
+
+def test_spbleus_pieces_are_named_where_they_are_missing_and_taken_along_where_they_are_there(
+    tmp_path, monkeypatch, capsys
+):
+    import sacrebleu.tokenizers.tokenizer_spm as spm
+
+    monkeypatch.setattr(spm, "SACREBLEU_DIR", str(tmp_path / "home"))
+    plan = plan_of(tmp_path, "train.translation_scores.metrics=[spbleu]", "train.validate_every=10",
+                   "train.translation_scores.every=10")  # fmt: skip
+    with pytest.raises(UserError, match=r"fetch it with: python -c .import sacrebleu"):
+        bundle.make(plan, tmp_path / "bundle")
+    pieces = next(need for need in needs_of(plan) if need.kind == "pieces")
+    (tmp_path / "home" / "models").mkdir(parents=True)
+    (tmp_path / "home" / "models" / pieces.name).write_bytes(b"pieces")
+    bundle.make(plan, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "sacrebleu" / "models" / pieces.name).read_bytes() == b"pieces"
+    assert main(["bundle", "check", str(tmp_path / "bundle")]) == 0
+    assert "SACREBLEU=sacrebleu XBRIDGE_OFFLINE=1 xbridge study run" in capsys.readouterr().out
 
 
 def digests(plan):

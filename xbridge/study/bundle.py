@@ -2,6 +2,7 @@
 
 study.yaml          the study with everything it extends, and with paths into this folder
 files/ models/      what it reads, from here, from the hub's cache or from our own
+sacrebleu/          the pieces of spBLEU, where the study scores by it
 requirements.txt    the Python packages that it ran with; wheels/ with --wheels
 manifest.json       every file's size and sha256, written last: `xbridge bundle check DIR` compares
 
@@ -25,6 +26,7 @@ from xbridge.study.needs import Need, check_all_here, needs_of
 from xbridge.study.plan import Plan
 
 MANIFEST = "manifest.json"
+SACREBLEU = "sacrebleu"  # what $SACREBLEU must name there: the folder where sacrebleu looks for spBLEU's pieces
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".ot"}
 
 
@@ -47,7 +49,8 @@ def _bundle(options: argparse.Namespace) -> int:
         folder = Path(options.what[1])
         count = check(folder)
         print(f"{folder}: {count} files as they were")
-        print(f"run: cd {folder} && XBRIDGE_OFFLINE=1 xbridge study run study.yaml")
+        pieces = f"SACREBLEU={SACREBLEU} " if (folder / SACREBLEU).is_dir() else ""
+        print(f"run: cd {folder} && {pieces}XBRIDGE_OFFLINE=1 xbridge study run study.yaml")
         return 0
     if options.out is None:
         raise UserError("bundle: give the folder to make with --out")
@@ -141,6 +144,8 @@ def _check_wheels(requirements: Mapping[str, str], folder: Path) -> None:
 
 
 def _place(number: int, need: Need) -> str:
+    if need.kind == "pieces":
+        return f"{SACREBLEU}/models/{need.name}"
     folder = "models" if need.kind == "model" else "files"
     name = need.name.replace("/", "--") if need.kind in ("model", "dataset") else Path(need.name).name
     return f"{folder}/{number:02d}-{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}"

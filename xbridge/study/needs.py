@@ -19,7 +19,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 class Need:
     """One thing that stages read. `path` is None where it is not here; `fetch` is the command that gets it then."""
 
-    kind: Literal["path", "model", "dataset", "wheel"]
+    kind: Literal["path", "model", "dataset", "wheel", "pieces"]
     name: str
     path: Path | None
     fetch: str
@@ -56,6 +56,8 @@ def _walk(value: Any, owner: Any) -> Iterator[Need]:
     elif isinstance(value, homeassistant.Config) and value.wheel is None:
         yield _wheel(value)
     elif dataclasses.is_dataclass(value):
+        if "spbleu" in (getattr(value, "metrics", None) or ()) and not getattr(value, "pieces", None):
+            yield _pieces()
         for field in dataclasses.fields(value):
             yield from _walk(getattr(value, field.name), value)
     elif isinstance(value, Mapping):
@@ -114,3 +116,10 @@ def _wheel(config: Any) -> Need:
         f"--dest {path.parent} {PACKAGE}=={config.version}"
     )
     return Need("wheel", path.name, path if path.exists() else None, fetch)
+
+
+def _pieces() -> Need:
+    from xbridge.training.translation_metrics import FETCH, pieces_file
+
+    path = pieces_file()
+    return Need("pieces", path.name, path if path.exists() else None, FETCH)
