@@ -99,3 +99,28 @@ def save_tiny_mbart():
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def train_file(toy_corpus, toy_tokenizer_folder, tmp_path_factory):
+    """A function that writes a YAML for `xbridge train`: denoising without dropout or validation, changed as told."""
+    from tiny_training import DEFAULTS, TINY
+
+    from xbridge.core.config import dump_yaml
+
+    def write(steps=10, **changes):
+        settings = {
+            **DEFAULTS,
+            "inputs": {"corpus": str(toy_corpus), "tokenizer": str(toy_tokenizer_folder)},
+            "scratch": {**TINY, "dropout": 0.0},  # dropout masks are drawn per rank
+            "budget": {"unit": "steps", "amount": steps},
+            "validation_rows": 0,
+            "validate_every": 0,
+            "save_every": 10,
+            **changes,
+        }
+        path = tmp_path_factory.mktemp("config") / "train.yaml"
+        path.write_text(dump_yaml(settings), encoding="utf-8")
+        return path
+
+    return write

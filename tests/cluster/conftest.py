@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, and a training to run on it."""
+"""One cluster for all tests of this folder."""
 
 import os
 import sys
@@ -9,10 +9,7 @@ import pytest
 import yaml
 from testbed import Cluster, why_not
 
-from xbridge.core.config import dump_yaml
-
 ROOT = Path(__file__).parents[2]
-TINY = {"layers": 1, "d_model": 16, "ffn": 32, "heads": 2, "init_std": 0.2, "max_positions": 16}
 
 
 @pytest.fixture(scope="session")
@@ -41,27 +38,3 @@ def cluster():
         yield started
     finally:
         started.stop()
-
-
-@pytest.fixture(scope="session")
-def train_file(toy_corpus, toy_tokenizer_folder, tmp_path_factory):
-    """A function that writes a YAML for `xbridge train`: denoising without validation, changed as told."""
-
-    def write(steps, **changes):
-        settings = {
-            "inputs": {"corpus": str(toy_corpus), "tokenizer": str(toy_tokenizer_folder)},
-            "objective": "denoising",
-            "scratch": TINY,
-            "budget": {"unit": "steps", "amount": steps},
-            "batch_tokens": 200,
-            "max_tokens": 8,
-            "optim": {"lr": 1e-2, "warmup_steps": 3},
-            "validation_rows": 0,
-            "save_every": 10,
-            **changes,
-        }
-        path = tmp_path_factory.mktemp("config") / "train.yaml"
-        path.write_text(dump_yaml(settings), encoding="utf-8")
-        return path
-
-    return write

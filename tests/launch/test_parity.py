@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from training_logs import assert_same_training, updates
+from tiny_training import assert_same_training, updates
 
 pytestmark = pytest.mark.slow
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from xbridge.core.config import parse
 from xbridge.training import train
 
@@ -34,3 +36,10 @@ def lines(folder):
 def updates(folder):
     """The lines of updates alone."""
     return [line for line in lines(folder) if "loss" in line]
+
+
+def assert_same_training(one, other, rel=1e-5):
+    """The same batches in the same order, and losses equal but for the order of float32 sums."""
+    one, other = updates(one), updates(other)
+    assert [line["batch_digest"] for line in one] == [line["batch_digest"] for line in other]
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other], rel=rel)
