@@ -57,8 +57,8 @@ def test_the_shift_does_not_matter_even_when_the_first_row_is_far_off():
 def test_saved_state_continues_as_if_never_stopped(tmp_path):
     data = layers(30)
     first = streamed([x[:11] for x in data], [])
-    first.save(tmp_path / "moments.safetensors")
-    second = SecondMoments.load(tmp_path / "moments.safetensors")
+    first.save(str(tmp_path / "moments.safetensors"))
+    second = SecondMoments.load(str(tmp_path / "moments.safetensors"))
     second.update([x[11:] for x in data])
     assert np.array_equal(second.cka(), streamed(data, [11]).cka())
 

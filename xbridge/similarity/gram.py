@@ -166,7 +166,7 @@ class GramSums:
         )
         return cka_from_sums(sums, estimator).cpu().numpy()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the rows as safetensors, atomically."""
         from xbridge.similarity.statefile import save_state
 
@@ -174,7 +174,7 @@ class GramSums:
         save_state(path, "GramSums", {str(i): self.rows(i) for i in range(len(self.dims))}, scalars)
 
     @classmethod
-    def load(cls, path: Path) -> "GramSums":
+    def load(cls, path: str | Path) -> "GramSums":
         """Read what `save` wrote. ValueError for a file that is something else."""
         from xbridge.similarity.statefile import load_state
 

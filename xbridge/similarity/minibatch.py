@@ -126,7 +126,7 @@ class MinibatchSums:
         # a layer against itself has no spread: what is left there is rounding, of either sign
         return (count / (count - 1) * (squares + crossed).clamp_min(0)).sqrt().cpu().numpy()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the sums as safetensors, atomically; rows of an unfinished batch become a batch of their own."""
         from xbridge.similarity.statefile import save_state
 
@@ -145,7 +145,7 @@ class MinibatchSums:
         save_state(path, "MinibatchSums", {**self._sums, **shifts}, {"options": scalars, "widths": widths, **counts})
 
     @classmethod
-    def load(cls, path: Path) -> "MinibatchSums":
+    def load(cls, path: str | Path) -> "MinibatchSums":
         """Read what `save` wrote. ValueError for a file that is something else."""
         from xbridge.similarity.statefile import load_state
 

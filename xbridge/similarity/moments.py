@@ -189,7 +189,7 @@ class SecondMoments:
         assert copy._state is not None
         return copy._state
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write sums and unfinished block as safetensors, atomically: what is loaded goes on as if never stopped."""
         from xbridge.similarity.statefile import save_state
 
@@ -206,7 +206,7 @@ class SecondMoments:
         save_state(path, "SecondMoments", tensors, {"options": options, **counts})
 
     @classmethod
-    def load(cls, path: Path) -> "SecondMoments":
+    def load(cls, path: str | Path) -> "SecondMoments":
         """Read what `save` wrote. ValueError for a file that is something else."""
         from xbridge.similarity.statefile import load_state
 

@@ -14,14 +14,14 @@ from xbridge.core.files import atomic
 KIND, SCALARS = "xbridge", "scalars"
 
 
-def save_state(path: Path, kind: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+def save_state(path: str | Path, kind: str, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
     """Write atomically: a killed run leaves the old file or the new one."""
     on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with atomic(path) as temporary:
+    with atomic(Path(path)) as temporary:
         temporary.write_bytes(save(on_cpu, {KIND: kind, SCALARS: json.dumps(dict(scalars))}))
 
 
-def load_state(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_state` wrote. ValueError names the file when it is not a state of this kind."""
     try:
         with safe_open(path, framework="pt") as stream:
