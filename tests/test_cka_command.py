@@ -68,7 +68,7 @@ def test_one_file_is_compared_with_itself_in_a_table(files, capsys):
         ("x.npy y.safetensors:decoder.0", "no matrix 'decoder.0'; it has encoder.0, encoder.1"),
         ("x.npy y.safetensors --bandwidth wide", "--bandwidth must be median or a number"),
         ("x.npy y.safetensors --batch-size 8", 'batch_size is for engine="minibatch"'),
-        ("x.npy short.npy", "b has 7 rows, a has 80"),
+        ("x.npy short.npy", "short.npy has 7 rows, x.npy has 80"),
         ("nan.npy", "nan: row 2 holds NaN or infinity"),
     ],
 )

@@ -38,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
 
     a = open_layers(options.a)
     b = open_layers(options.b) if options.b else None
+    n, m = (int(next(iter(layers.values())).shape[0]) for layers in (a, b or a))
+    if n != m:
+        raise UserError(f"{options.b} has {m} rows, {options.a} has {n}: row i must be the same example in both")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -46,9 +49,9 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
     columns = list(a if b is None else b)
     if options.json:
-        print(json.dumps(_as_json(options, list(a), columns, int(next(iter(a.values())).shape[0]), results)))
+        print(json.dumps(_as_json(options, list(a), columns, n, results)))
     else:
-        print(_as_text(options, list(a), columns, int(next(iter(a.values())).shape[0]), results))
+        print(_as_text(options, list(a), columns, n, results))
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)):
         print(f"note: {message}")
     return 0
